@@ -1,0 +1,197 @@
+"""The command line: parse, load the config, call one stage. Nothing here imports torch at the top."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from icons.config import Config, dump_config, load_config, missing_files
+from icons.errors import UserError
+
+app = typer.Typer(
+    name="icons",
+    help="Pick the small part of a vision-language instruction-tuning set that is worth training on (ICONS).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's config file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. selection.percent=10. Repeatable."),
+]
+
+
+@app.command()
+def warmup(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Train a LoRA adapter on a small random part of the data."""
+    from icons.stages.warmup import warmup as stage
+
+    stage(_open(config, overrides))
+
+
+@app.command()
+def train_grads(
+    config: ConfigFile,
+    chunk: Annotated[int | None, typer.Option(help="Only this chunk, counted from 0 (one array task).")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compute the gradient features of the training data, every missing chunk of it."""
+    from icons.stages.train_grads import train_grads as stage
+
+    stage(_open(config, overrides), chunk)
+
+
+@app.command()
+def merge(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Check that all chunks are there and belong together, and index them."""
+    from icons.stages.merge import merge as stage
+
+    stage(_open(config, overrides))
+
+
+@app.command()
+def val_grads(
+    config: ConfigFile,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compute the gradient features of the target tasks, every missing one."""
+    from icons.stages.val_grads import val_grads as stage
+
+    stage(_open(config, overrides), task)
+
+
+@app.command()
+def specialist(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Score every training sample's influence on every task (stage 1)."""
+    from icons.stages.specialist import specialist as stage
+
+    stage(_open(config, overrides))
+
+
+@app.command()
+def generalist(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Vote over the tasks and write the selection (stage 2)."""
+    from icons.stages.generalist import generalist as stage
+
+    stage(_open(config, overrides))
+
+
+@app.command()
+def run(config: ConfigFile, overrides: Overrides = None) -> None:
+    """All stages in order, from the warm-up to the selection; finished ones are skipped."""
+    from icons.pipeline import run as pipeline
+
+    pipeline(_open(config, overrides))
+
+
+@app.command()
+def status(
+    config: ConfigFile,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Show what is done and what is missing, stage by stage."""
+    from icons.stages.status import print_status
+
+    print_status(load_config(config, overrides or []), as_json)
+
+
+@app.command()
+def validate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Read everything that a run will need, without a GPU, and list all problems."""
+    from icons.stages.validate import validate as stage
+
+    stage(load_config(config, overrides or []))
+
+
+@app.command()
+def inspect(
+    config: ConfigFile,
+    row: Annotated[int, typer.Option(help="Row in the data file, counted from 0.", show_default=False)],
+    task: Annotated[str | None, typer.Option(help="A task's file instead of the training file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Ids, labels and image size as JSON.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Show one record as the model sees it: text, ids, labels, image size, what is masked."""
+    from icons.stages.inspect import inspect_record
+
+    inspect_record(_open(config, overrides, write=False), row, task, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the demo's data, model and run.")] = Path("demo"),
+) -> None:
+    """Draw a small multi-task VQA set, train a tiny LLaVA on it and select 20% of it."""
+    from icons.demo.demo import demo as run_demo
+
+    run_demo(out)
+
+
+@app.command()
+def tiny_model(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.", show_default=False)],
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+) -> None:
+    """Write a tiny LLaVA with random weights: the real classes, small sizes, no download."""
+    from icons.models.tiny import build_tiny_llava
+
+    build_tiny_llava(folder, seed=seed)
+    typer.echo(f"tiny-model: written to {folder}")
+
+
+def _open(path: Path, overrides: list[str] | None, *, write: bool = True) -> Config:
+    """The config with all its files there, saved as resolved beside the results."""
+    from icons.store.files import write_bytes
+    from icons.store.layout import RunFolder
+
+    config = load_config(path, overrides or [])
+    problems = missing_files(config)
+    if problems:
+        raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
+    resolved, target = dump_config(config), RunFolder(config.output_dir).config
+    if write and not (target.is_file() and target.read_text(encoding="utf-8") == resolved):
+        write_bytes(target, resolved.encode())
+    return config
+
+
+_USERS_OS_ERRORS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit is reached",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Exits 0 when done, 2 with one clear line for a mistake of the user's, 1 with a traceback for anything else."""
+    try:
+        app(args=arguments, prog_name="icons")
+    except UserError as error:
+        _exit(str(error))
+    except OSError as error:
+        if error.errno not in _USERS_OS_ERRORS:
+            raise
+        _exit(f"{error.filename or 'output'}: {_USERS_OS_ERRORS[error.errno]}; finished work is kept")
+    except Exception as error:
+        # Rust and C++ writers (safetensors, torch) report a full disk in words of their own.
+        if not any(sign in str(error) for sign in ("os error 28", "No space left on device")):
+            raise
+        _exit(f"no space left on the disk ({error}); finished work is kept, make room and run again")
+
+
+def _exit(message: str) -> Any:
+    sys.stdout.flush()
+    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    sys.exit(2)

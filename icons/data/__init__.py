@@ -1,0 +1,1 @@
+"""Records, templates, images and batches: from a LLaVA-format file to tensors."""

@@ -1,0 +1,87 @@
+"""Records of a LLaVA-format data file: one JSON list, or JSON lines.
+
+A JSON list is parsed once; of a JSON-lines file only the line offsets are kept, and a line is parsed when it is
+asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from icons.errors import BadRecordError, UserError
+
+
+class Records:
+    """Random access to the records of one data file.
+
+    Raises UserError when the file as a whole cannot be used: unreadable, empty, broken JSON (with the line), not a
+    list. A single broken line of a JSON-lines file raises BadRecordError when that record is asked for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+            self._list = None if head.startswith(b"{") else self._parse_list()
+            self._offsets = self._scan_lines() if self._list is None else array("q")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        self._length = len(self._offsets) if self._list is None else len(self._list)
+        if self._length == 0:
+            raise UserError(f"{path}: holds no records")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        record = self._line(row) if self._list is None else self._list[row]
+        if not isinstance(record, dict):
+            raise BadRecordError(f"{self.where(row)}: expected an object, found {type(record).__name__}")
+        return record
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[row] for row in range(len(self)))
+
+    def where(self, row: int, record: dict[str, Any] | None = None) -> str:
+        """`file row 12 (id 'x')`, the way every message about a record begins."""
+        name = record.get("id") if isinstance(record, dict) else None
+        return f"{self.path} row {row}" + (f" (id {name!r})" if name is not None else "")
+
+    def _parse_list(self) -> list[Any]:
+        try:
+            records = json.loads(self.path.read_bytes())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{self.path} line {error.lineno}: broken JSON ({error.msg})") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        if not isinstance(records, list):
+            raise UserError(f"{self.path}: expected a list of records, found {type(records).__name__}")
+        return records
+
+    def _scan_lines(self) -> array[int]:
+        offsets, position = array("q"), 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    offsets.append(position)
+                position += len(line)
+        return offsets
+
+    def _line(self, row: int) -> Any:
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[row])
+            line = file.readline()
+        try:
+            return json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise BadRecordError(f"{self.path} row {row}: broken JSON ({error})") from None
+
+
+def chunk_range(num_rows: int, num_chunks: int, chunk: int) -> tuple[int, int]:
+    """Rows [start, stop) of chunk `chunk`; sizes differ by at most one."""
+    return chunk * num_rows // num_chunks, (chunk + 1) * num_rows // num_chunks

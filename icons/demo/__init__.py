@@ -1,0 +1,1 @@
+"""The embedded example: a small visual question answering set, drawn on the spot."""

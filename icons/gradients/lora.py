@@ -1,0 +1,136 @@
+"""The LoRA layers of a PEFT model, and the pass that hands out each sample's own gradient of them.
+
+For a pair y = W x + s B A x the gradient of sample i is
+    dB_i = s · Σ_t d_it h_itᵀ    with h = A x   and d the gradient of y
+    dA_i = Σ_t u_it x_itᵀ        with u = s · d B
+so one backward pass over a batch gives them all, layer by layer, and nothing the size of batch x parameters is ever
+kept: a layer's gradients go to the sink inside its backward and are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Sink = Callable[[str, Tensor], None]
+"""Takes a LoRA tensor's canonical name and the gradients [B, numel] of it, one row a sample."""
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """One adapted linear layer: A [r, in], B [out, r], scaling s; `name` is its module path in the PEFT model."""
+
+    name: str
+    module: nn.Module
+    base: nn.Linear
+    a: nn.Linear
+    b: nn.Linear
+    scaling: float
+
+    @property
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """Canonical names, as in the PEFT adapter file, with the parameters."""
+        return [(f"{self.name}.lora_A.weight", self.a.weight), (f"{self.name}.lora_B.weight", self.b.weight)]
+
+
+def lora_pairs(model: nn.Module) -> list[LoraPair]:
+    """Every LoRA pair of the one active adapter, in module order.
+
+    Raises ValueError for what the per-sample formulas do not cover: no LoRA at all, several active adapters, DoRA and
+    other variants, LoRA biases, anything but linear layers.
+    """
+    from peft.tuners.lora import Linear, LoraLayer
+
+    pairs = []
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        adapters = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
+        if not isinstance(module, Linear) or not isinstance(module.get_base_layer(), nn.Linear):
+            raise ValueError(f"{name}: LoRA on {type(module.get_base_layer()).__name__}; only nn.Linear is supported")
+        if len(adapters) != 1 or module.merged or module.disable_adapters:
+            raise ValueError(f"{name}: expected one active, unmerged adapter, found {adapters}")
+        if adapters[0] in module.lora_variant or module.lora_B[adapters[0]].bias is not None:
+            raise ValueError(f"{name}: DoRA, LoRA biases and other LoRA variants are not supported")
+        a, b = module.lora_A[adapters[0]], module.lora_B[adapters[0]]
+        pairs.append(LoraPair(name, module, module.get_base_layer(), a, b, float(module.scaling[adapters[0]])))
+    if not pairs:
+        raise ValueError("the model has no LoRA layers")
+    return pairs
+
+
+@contextmanager
+def per_sample_gradients(pairs: list[LoraPair], sink: Sink) -> Iterator[None]:
+    """While open, each backward pass calls `sink` once per LoRA tensor, the last layer first.
+
+    The batch is the first axis of every adapted layer's input [B, T, in]. Dropout is not applied. No parameter's
+    `.grad` is touched; freeze them all, so that the graph holds nothing else.
+    """
+    anchor = torch.zeros((), device=pairs[0].a.weight.device, requires_grad=True)
+    try:
+        for pair in pairs:
+            pair.module.forward = _forward(pair, anchor, sink)
+        yield
+    finally:
+        for pair in pairs:
+            del pair.module.forward
+
+
+def _forward(pair: LoraPair, anchor: Tensor, sink: Sink) -> Callable[..., Tensor]:
+    weight, bias = pair.base.weight.detach(), pair.base.bias
+    a = pair.a.weight.detach().to(weight.dtype)
+    b = pair.b.weight.detach().to(weight.dtype) * pair.scaling
+    names = [name for name, _ in pair.tensors]
+
+    def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
+        if x.dim() != 3:
+            raise ValueError(f"{pair.name}: expected an input [batch, tokens, features], got {tuple(x.shape)}")
+        if not torch.is_grad_enabled():
+            return F.linear(x, weight, bias) + F.linear(F.linear(x, a), b)
+        apply: Callable[..., Tensor] = _Adapted.apply
+        return apply(x, anchor, weight, bias, a, b, pair.scaling, names, sink)
+
+    return forward
+
+
+class _Adapted(torch.autograd.Function):
+    """y = W x + b_ A x with b_ = s B folded; its backward gives each sample's dA and dB to the sink."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_BTI: Tensor,
+        anchor: Tensor,  # a leaf that asks for a gradient, so that the first layer is part of the graph
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        a_RI: Tensor,
+        b_OR: Tensor,
+        scaling: float,
+        names: list[str],
+        sink: Sink,
+    ) -> Tensor:
+        h_BTR = F.linear(x_BTI, a_RI)
+        y_BTO = F.linear(x_BTI, weight_OI, bias_O)
+        y_BTO.view(-1, y_BTO.shape[-1]).addmm_(h_BTR.view(-1, h_BTR.shape[-1]), b_OR.t())
+        ctx.save_for_backward(x_BTI, h_BTR)
+        ctx.frozen = weight_OI, a_RI, b_OR, scaling, names, sink
+        return y_BTO
+
+    @staticmethod
+    def backward(ctx: Any, d_BTO: Tensor) -> tuple[Tensor | None, ...]:
+        x_BTI, h_BTR = ctx.saved_tensors
+        weight_OI, a_RI, b_OR, scaling, (name_a, name_b), sink = ctx.frozen
+        u_BTR = d_BTO @ b_OR
+        sink(name_b, torch.bmm(d_BTO.transpose(1, 2), h_BTR * scaling).flatten(1))
+        sink(name_a, torch.bmm(u_BTR.transpose(1, 2), x_BTI).flatten(1))
+        dx_BTI = None
+        if ctx.needs_input_grad[0]:
+            dx_BTI = d_BTO @ weight_OI
+            dx_BTI.view(-1, dx_BTI.shape[-1]).addmm_(u_BTR.view(-1, u_BTR.shape[-1]), a_RI)
+        return dx_BTI, None, None, None, None, None, None, None, None

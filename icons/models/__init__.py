@@ -1,0 +1,1 @@
+"""Vision-language models with a LoRA adapter: loading, checking, the tiny model."""

@@ -1,0 +1,52 @@
+"""How far a stage is: a bar on a terminal, a plain line a minute in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Progress:
+    """Counts samples of one piece of work towards `total`; `done` of them were there before."""
+
+    def __init__(self, title: str, total: int, done: int = 0, unit: str = "samples") -> None:
+        self._title, self._total, self._done, self._unit = title, total, done, unit
+        self._start, self._first = time.monotonic(), done
+        self._last_line = self._start
+        self._bar = (
+            tqdm(desc=title, total=total, initial=done, unit=f" {unit}", dynamic_ncols=True)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(self._line(), file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        elapsed = time.monotonic() - self._start
+        rate = (self._done - self._first) / elapsed if elapsed > 0 else 0.0
+        left = f"{(self._total - self._done) / rate / 60:.0f} min left" if rate > 0 else "time left unknown"
+        percent = 100 * self._done / max(self._total, 1)
+        return f"{self._title}: {self._done}/{self._total} {self._unit} ({percent:.0f}%), {rate:.1f}/s, {left}"
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def say(message: str) -> None:
+    """One line for the person: results to standard output, at once."""
+    print(message, flush=True)

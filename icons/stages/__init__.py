@@ -1,0 +1,1 @@
+"""One module per command: read inputs, call the pure rooms, write outputs."""

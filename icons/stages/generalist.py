@@ -1,0 +1,104 @@
+"""`icons generalist`: the vote over tasks, and the selection as indices, records and votes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icons.config import Config
+from icons.data.records import Records
+from icons.errors import UserError
+from icons.progress import say
+from icons.selection.consensus import Int64, budget, cast_votes, most_voted, percentile_ranks, thresholds
+from icons.store.files import write_bytes, write_parts, write_tensors
+from icons.store.fingerprint import digest, file_digest
+from icons.store.layout import RunFolder
+from icons.store.scores import Scores, read_scores
+
+
+def generalist(config: Config) -> None:
+    """Writes selected_data.json and votes.safetensors, and last selected_indices.json, which marks them complete.
+
+    Raises UserError when the scores are of other tasks or other training data, or when nothing would be selected.
+    """
+    scores = read_scores(RunFolder(config.output_dir).scores)
+    if scores.columns != list(config.columns):
+        raise UserError(
+            f"the scores are of the tasks {', '.join(scores.columns)}, the config names {', '.join(config.columns)}; "
+            "run `icons specialist` again"
+        )
+    folder = RunFolder(config.output_dir).selection(config.selection.name)
+    settings = config.selection.model_dump(exclude={"name"})
+    fingerprint = digest({"scores": scores.fingerprint, **settings})
+    target = folder / "selected_indices.json"
+    if _is_done(folder, fingerprint):
+        count = len(json.loads(target.read_bytes())["indices"])
+        say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
+        return
+    _write_selection(config, scores, folder, fingerprint)
+
+
+def _is_done(folder: Path, fingerprint: str) -> bool:
+    names = ("selected_indices.json", "selected_data.json", "votes.safetensors")
+    if not all((folder / name).is_file() for name in names):
+        return False
+    try:
+        found: Any = json.loads((folder / names[0]).read_bytes())
+    except ValueError:
+        return False
+    return isinstance(found, dict) and found.get("fingerprint") == fingerprint
+
+
+def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: str) -> None:
+    settings = config.selection
+    num_rows = len(scores.valid)
+    count = budget(num_rows, settings.percent)
+    if count == 0 or not scores.valid.any():
+        why = "no row is valid" if count else f"{settings.percent}% of {num_rows} records is less than one"
+        raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
+    if file_digest(config.train.data)[:16] != scores.data:
+        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+    tau = thresholds(scores.scores, scores.valid, settings.percent)
+    votes = cast_votes(scores.scores, scores.valid, tau)
+    ranks = percentile_ranks(scores.scores, scores.valid)
+    selected = most_voted(votes, ranks, scores.valid, count, settings.tie_break, settings.seed)
+    head = {
+        "num_train": num_rows,
+        "num_selected": len(selected),
+        "num_invalid": int((~scores.valid).sum()),
+        "percent": settings.percent,
+        "method": settings.method,
+        "tasks": scores.columns,
+        "thresholds": dict(zip(scores.columns, tau.tolist(), strict=True)),
+        "tie_break": settings.tie_break,
+        "seed": settings.seed,
+        "fingerprint": fingerprint,
+    }
+    target = folder / "selected_indices.json"
+    target.unlink(missing_ok=True)
+    write_parts(folder / "selected_data.json", _data_file(Records(config.train.data), selected))
+    write_tensors(folder / "votes.safetensors", {"votes": votes})
+    body = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
+    write_bytes(target, f'{body},\n "indices": {json.dumps(selected.tolist())}\n}}\n'.encode())
+    short = f" (only {len(selected)} rows are valid)" if len(selected) < count else ""
+    lowest = int(votes[selected].min())
+    say(
+        f"generalist {settings.name}: {len(selected)} of {num_rows} selected{short}, votes {lowest} to "
+        f"{int(votes.max())} of {len(scores.columns)}, written to {target}"
+    )
+
+
+def _data_file(records: Records, selected: Int64) -> Iterator[bytes]:
+    """A JSON list of the chosen records, one a line, in source order."""
+    for position, row in enumerate(np.sort(selected).tolist()):
+        record = records[row]
+        try:
+            text = json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # a lone surrogate is legal in JSON, but only escaped
+            text = json.dumps(record).encode()
+        yield (b"[\n" if position == 0 else b",\n") + text
+    yield b"\n]\n"

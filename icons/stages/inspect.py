@@ -1,0 +1,68 @@
+"""`icons inspect`: one record as the model sees it."""
+
+from __future__ import annotations
+
+import json
+
+from icons.config import Config
+from icons.data.conversation import parse_record
+from icons.data.images import image_path, load_image, pixel_values
+from icons.data.records import Records
+from icons.data.templates import IGNORE, IMAGE_ID, encode, expand_image
+from icons.errors import BadRecordError, UserError
+from icons.models.loading import input_format, model_folder
+from icons.progress import say
+
+
+def inspect_record(config: Config, row: int, task: str | None = None, as_json: bool = False) -> None:
+    """Prints text, ids, labels and image size of one row; BadRecordError when a run could not use it."""
+    chosen = config.train if task is None else config.task(task)
+    records = Records(chosen.data)
+    if not 0 <= row < len(records):
+        raise UserError(f"--row {row}: {records.path} has rows 0 to {len(records) - 1}")
+    record, inputs = records[row], input_format(model_folder(config.model.base), config.model)
+    try:
+        conversation = parse_record(record)
+        (tokens,) = encode([conversation], inputs.tokenizer)
+        used = expand_image(tokens, inputs.image_token_id, inputs.num_image_tokens, inputs.max_length)
+        image = load_image(image_path(chosen.images, conversation.image)) if conversation.image else None
+    except BadRecordError as error:
+        raise BadRecordError(f"{records.where(row, record)}: {error}") from None
+    size = list(image.size) if image else None
+    if as_json:
+        say(json.dumps({"input_ids": tokens.ids, "labels": tokens.labels, "image_size": size}))
+        return
+    say(records.where(row, record))
+    if image is not None:
+        shape = "x".join(map(str, pixel_values(image, inputs.image_processor).shape))
+        say(f"image: {conversation.image}, {image.width} x {image.height} pixels, to the model as {shape}")
+    else:
+        say("image: none")
+    of_image = inputs.num_image_tokens if image else 0
+    say(f"tokens: {len(used.ids)} ({of_image} of the image), {used.num_targets} predicted")
+    cut = len(tokens.ids) + max(0, of_image - 1) - len(used.ids)
+    if cut:
+        say(f"max_length {inputs.max_length} cuts {cut} tokens off the end")
+    say("text (what is predicted stands in [[ ]]):")
+    say(_marked_text(tokens.ids, tokens.labels, inputs.tokenizer))
+    say(f"input_ids: {tokens.ids}")
+    say(f"labels: {tokens.labels}")
+
+
+def _marked_text(ids: list[int], labels: list[int], tokenizer: object) -> str:
+    text, start = "", 0
+    while start < len(ids):
+        stop = start + 1
+        while stop < len(ids) and _kind(ids[stop], labels[stop]) == _kind(ids[start], labels[start]):
+            stop += 1
+        if ids[start] == IMAGE_ID:
+            text += "<image>"
+        else:
+            piece = tokenizer.decode(ids[start:stop], skip_special_tokens=False)  # type: ignore[attr-defined]
+            text += piece if labels[start] == IGNORE else f"[[{piece}]]"
+        start = stop
+    return text
+
+
+def _kind(token: int, label: int) -> tuple[bool, bool]:
+    return token == IMAGE_ID, label != IGNORE

@@ -1,0 +1,1 @@
+"""Gradients on disk: sharded safetensors, manifests and fingerprints."""

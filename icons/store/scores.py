@@ -1,0 +1,61 @@
+"""The specialist's result: one influence score per training row and task column."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from icons.errors import UserError
+from icons.store.files import write_tensors
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`scores` [N, K] float32, one column per task (a group is one); rows with `valid` [N] false score 0.
+
+    `fingerprint` (16 hex digits) stands for the training rows, the validation rows and all that made them; `data` is
+    the digest of the training data file.
+    """
+
+    scores: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    columns: list[str]
+    fingerprint: str
+    data: str
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    metadata = {"columns": json.dumps(scores.columns), "fingerprint": scores.fingerprint, "data": scores.data}
+    write_tensors(path, {"scores": scores.scores, "valid": scores.valid}, metadata)
+
+
+def read_scores_header(path: Path) -> dict[str, str]:
+    """Columns (JSON), fingerprint and data digest without the numbers; empty when there is no readable file."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+
+
+def read_scores(path: Path) -> Scores:
+    """Raises UserError when the file is missing or damaged."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; run `icons specialist` first")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata()
+            return Scores(
+                file.get_tensor("scores"),
+                file.get_tensor("valid"),
+                json.loads(metadata["columns"]),
+                metadata["fingerprint"],
+                metadata["data"],
+            )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run `icons specialist` again") from None

@@ -1,0 +1,1 @@
+"""The Hugging Face Trainer set-up for the warm-up."""
