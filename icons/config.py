@@ -194,9 +194,8 @@ def _resolve(config: Config, folder: Path) -> Config:
 
     base = Path(config.model.base).expanduser()
     # A Hub id is `name` or `owner/name`; anything else, and anything that is there, is a path.
-    is_path = (
-        (folder / base).exists() or base.is_absolute() or base.parts[:1] in {(".",), ("..",)} or len(base.parts) > 2
-    )
+    named_as_path = config.model.base.startswith(("/", "./", "../", "~")) or len(base.parts) > 2
+    is_path = named_as_path or (folder / base).exists()
     model = config.model.model_copy(
         update={
             "base": str(folder / base) if is_path else config.model.base,

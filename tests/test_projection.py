@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reference.projection import MATRIX, keys
 from torch import Tensor
 
-import icons
 from icons.gradients import hashing, rademacher
 from icons.gradients.count_sketch import add_by_gather
 from icons.gradients.projection import KINDS, make_projector
+from tests.reference.projection import MATRIX, keys
 
 NAME = "language_model.layers.0.self_attn.q_proj.lora_A"
 SHAPES = [(1, 1), (5, 8), (8, 8), (20, 8), (65, 7), (1000, 300), (2100, 6)]
@@ -218,9 +217,10 @@ def test_an_unknown_kind_or_dim_is_refused() -> None:
 @pytest.mark.skipif(find_spec("triton") is None, reason="the triton package is not installed")
 def test_triton_kernels_under_the_interpreter_equal_the_cpu() -> None:
     """In a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
-    path = os.pathsep.join([str(Path(icons.__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.test_projection"]
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["compared", "20"]
 

@@ -6,6 +6,7 @@ import json
 import random
 import string
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 # Their ids are their places in this tuple; the 256 byte pieces follow, then characters, then merges.
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
@@ -104,7 +106,8 @@ def build_tiny_llava(folder: Path, *, texts: Iterable[str] | None = None, size: 
             if name.endswith("position_embedding.weight"):
                 # CLIP's 0.02 drowns in the patches, and "where" would take many epochs to learn.
                 torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder)
+    with _no_progress_bar():
+        model.save_pretrained(folder)
     _processor(size, tokenizer).save_pretrained(folder)
     # safetensors creates its file for the owner alone; give it the mode of its neighbours
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
@@ -158,6 +161,17 @@ def train_tokenizer(texts: Iterable[str], *, vocab: int) -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return tokenizer
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def _wrap_tokenizer(tokenizer: Tokenizer) -> Any:
@@ -269,35 +283,27 @@ know take people into year your good some could them see other than then now loo
 back after use two how our work first well way even new want because any these give day most us is are was were
 been has had did does said made went came saw took gave found told felt left put set read run let big small little
 long short high low old young great same different next last early late hard soft easy open close near far here
-where why again always never often still too very much many few more less least each every both either another
-such own under between through during before against without within along across behind beyond around off away
-man woman child boy girl person people friend family mother father brother sister baby dog cat bird horse cow sheep
-fish bear elephant zebra giraffe lion tiger mouse rabbit duck chicken animal food water milk bread cake pizza
-sandwich apple banana orange carrot broccoli egg cheese meat rice soup coffee tea cup bottle glass bowl plate fork
-knife spoon table chair couch bed desk door window wall floor ceiling room kitchen bathroom house building street
-road car truck bus train bicycle motorcycle airplane boat ship bridge sign traffic light stop city town village
-park tree flower grass leaf plant garden forest mountain hill river lake sea ocean beach sand sky cloud sun moon
-star rain snow wind fire ice stone rock wood metal paper plastic cotton leather book pen pencil page letter story
-word sentence question answer phone computer laptop keyboard screen television camera clock watch bag box ball bat
-racket skateboard surfboard ski kite umbrella hat shirt shoes pants dress jacket tie glasses hand arm leg foot head
-face eye ear nose mouth hair tooth body heart blood color white black gray dark bright light shape circle square
-round flat line point corner edge side center middle top bottom front inside outside part piece whole half number
-zero three four five six seven eight nine ten eleven twelve hundred thousand million first second third once twice
-hour minute week month morning afternoon evening night today tomorrow yesterday winter spring summer autumn school
-teacher student class lesson game play player team sport tennis baseball soccer football basketball music song
-dance art movie picture photo image video television news history science math language english country world state
-government law money price market store shop company business office job worker doctor nurse hospital medicine
-health problem reason result cause effect change idea fact truth example kind type form group list name place area
-land field farm ground air earth space energy power force heat cold hot warm cool dry wet clean dirty full empty
-heavy strong weak fast slow quick rich poor happy sad angry afraid tired hungry sick dead alive ready sure right
-wrong true false possible important special simple clear free real
-walk run stand sit lie sleep wake eat drink cook cut wash wear buy sell pay send bring carry hold keep leave stay
+where why again always never often still too very much many few more less least each every both either another such
+own under between through during before against without within along across behind beyond around off away man woman
+child boy girl person friend family mother father brother sister baby dog cat bird horse cow sheep fish bear
+elephant lion tiger mouse rabbit duck chicken animal food water milk bread cake pizza apple banana orange egg
+cheese meat rice soup coffee tea cup bottle glass bowl plate fork knife spoon table chair couch bed desk door
+window wall floor room kitchen house building street road car truck bus train bicycle boat bridge sign traffic
+light stop city town park tree flower grass leaf plant garden mountain hill river sea beach sand sky cloud sun moon
+star rain snow wind fire ice stone wood paper book pen pencil page letter story word sentence question answer phone
+computer camera clock watch bag box ball bat umbrella hat shirt shoes glasses hand arm leg foot head face eye ear
+nose mouth hair tooth body heart blood color white black gray dark bright shape circle square round flat line point
+corner edge side center middle top bottom front inside outside part piece whole half number zero three four five
+six seven eight nine ten eleven twelve second third once twice hour minute week month morning evening night today
+tomorrow school teacher student class lesson game play player team sport tennis music song dance art movie picture
+photo image video news math language english country world state business change idea fact example kind type form
+group list name place area land field farm ground air earth space heat cold hot warm cool dry wet clean dirty full
+empty strong weak fast slow happy sad angry tired hungry wrong true false possible important special simple clear
+free real walk stand sit lie sleep wake eat drink cook cut wear buy sell pay send bring carry hold keep leave stay
 move turn follow lead start begin finish end continue try help need ask call talk speak tell show explain describe
-write draw paint build break fix find lose win watch hear listen feel smell taste touch learn teach study remember
-forget understand believe hope love hate wish seem become grow live die kill wait meet visit travel drive ride fly
-swim jump throw catch kick hit pull push fall rise raise drop fill cover hide share join add plus minus times equal
-repeat reverse backwards spell count compare choose pick match point holding wearing standing sitting riding playing
+write draw paint build break fix find win hear listen feel smell taste touch learn study remember hope love seem
+become grow live die wait meet drive ride fly jump catch fall rise fill cover join add plus minus times equal
+repeat reverse backwards spell count compare choose pick match holding wearing standing sitting riding playing
 looking walking eating flying using doing going making taking coming showing following called based given shown
-likely perhaps maybe usually really quite almost together instead already enough however although while until since
-provide short detail description region caption option correct directly following single phrase reference text
+likely maybe usually really quite almost together instead already while until since
 """

@@ -1,0 +1,45 @@
+"""One sample at a time, plain autograd: the oracle for the per-sample gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from icons.data.samples import Batch, DataSource, Sample
+from icons.models.vlm import VisionLanguageModel
+
+
+def sequential_gradients(
+    model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> tuple[list[dict[str, Tensor]], list[float]]:
+    """Gradient of each sample's loss by Hugging Face's own forward pass (with labels), batch size 1, no padding."""
+    parameters = {
+        name.replace(".default", ""): parameter for name, parameter in model.peft.named_parameters() if "lora_" in name
+    }
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    gradients, losses = [], []
+    for sample in samples:
+        batch, bad = source.batch([sample])
+        assert isinstance(batch, Batch)
+        assert not bad
+        loss = model.base(
+            input_ids=torch.tensor([sample.tokens.ids]),
+            attention_mask=torch.ones(1, len(sample.tokens.ids), dtype=torch.long),
+            pixel_values=batch.pixel_values,
+            labels=torch.tensor([sample.tokens.labels]),
+        ).loss
+        found = torch.autograd.grad(loss, list(parameters.values()))
+        gradients.append(dict(zip(parameters, found, strict=True)))
+        losses.append(loss.item())
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    return gradients, losses
+
+
+def randomise_lora(model: nn.Module, seed: int = 0) -> None:
+    """A fresh LoRA has B = 0, so every gradient of A would be zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05

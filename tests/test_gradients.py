@@ -1,0 +1,137 @@
+"""Per-sample gradients of a batch against one-at-a-time autograd through Hugging Face's own forward pass."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from icons.config import LoraConfig, ModelConfig
+from icons.data.records import Records
+from icons.data.samples import Batch, DataSource, Sample
+from icons.gradients.lora import lora_pairs
+from icons.gradients.per_sample import backpropagate, gradient_rows
+from icons.gradients.projection import make_projector
+from icons.models.loading import attach_fresh_lora, load_base
+from icons.models.vlm import VisionLanguageModel
+from tests.reference.gradients import randomise_lora, sequential_gradients
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> VisionLanguageModel:
+    config = ModelConfig(base=str(tiny_model), dtype="float32", device="cpu", lora=LoraConfig(r=4, alpha=8))
+    model = attach_fresh_lora(load_base(config), config.lora)
+    model.peft.requires_grad_(False).eval()
+    randomise_lora(model.peft)
+    return model
+
+
+@pytest.fixture(scope="module")
+def source(model: VisionLanguageModel, drawn: Path) -> DataSource:
+    return DataSource(Records(drawn / "data" / "train.json"), drawn / "data" / "images", model.inputs)
+
+
+@pytest.fixture(scope="module")
+def samples(source: DataSource) -> list[Sample]:
+    samples, bad = source.samples(range(len(source.records)))
+    assert not bad
+    texts, pictures = [s for s in samples if s.image is None][:4], [s for s in samples if s.image][:12]
+    chosen = sorted(texts + pictures, key=lambda sample: sample.row)
+    assert len({sample.length for sample in chosen}) > 4  # so that padding is exercised
+    return chosen
+
+
+def batch_of(source: DataSource, samples: list[Sample]) -> Batch:
+    batch, bad = source.batch(samples)
+    assert batch is not None
+    assert not bad
+    return batch
+
+
+def batched_gradients(
+    model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> tuple[dict[str, Tensor], Tensor]:
+    found: dict[str, Tensor] = {}
+    batch = batch_of(source, samples)
+    losses, _ = backpropagate(
+        model.lora_pairs(), lambda: model.hidden_states(batch), model.head, batch.labels, found.__setitem__
+    )
+    return found, losses
+
+
+def test_a_batch_gives_each_sample_its_own_gradient(
+    model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> None:
+    found, losses = batched_gradients(model, source, samples)
+    expected, expected_losses = sequential_gradients(model, source, samples)
+    assert found.keys() == expected[0].keys()
+    torch.testing.assert_close(losses, torch.tensor(expected_losses), rtol=1e-5, atol=1e-5)
+    for index, sample in enumerate(samples):
+        ours = torch.cat([found[name][index] for name in found])
+        oracle = torch.cat([expected[index][name].flatten() for name in found])
+        assert (ours - oracle).norm() / oracle.norm() < 1e-5, f"row {sample.row}, image {sample.image}"
+
+
+def test_the_norm_is_exact_and_the_row_has_length_one(
+    model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> None:
+    batch, projector = batch_of(source, samples), make_projector("count_sketch", 256, 0)
+    rows = gradient_rows(model.lora_pairs(), lambda: model.hidden_states(batch), model.head, batch.labels, projector)
+    expected, _ = sequential_gradients(model, source, samples)
+    norms = torch.stack([torch.cat([g.flatten() for g in one.values()]).norm() for one in expected])
+    torch.testing.assert_close(rows.norms_B, norms, rtol=1e-5, atol=0)
+    torch.testing.assert_close(rows.unit_BD.norm(dim=1), torch.ones(len(samples)))
+    assert rows.target_tokens_B.tolist() == [sample.tokens.num_targets for sample in samples]
+
+
+@pytest.mark.parametrize("kind", ["count_sketch", "rademacher"])
+def test_a_row_is_the_same_alone_and_in_a_batch(
+    kind: str, model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> None:
+    def rows_of(chosen: list[Sample]) -> Tensor:
+        batch, projector = batch_of(source, chosen), make_projector(kind, 256, 0)
+        pairs = model.lora_pairs()
+        return gradient_rows(pairs, lambda: model.hidden_states(batch), model.head, batch.labels, projector).unit_BD
+
+    together = rows_of(samples)
+    for index, sample in enumerate(samples[:6]):
+        torch.testing.assert_close(rows_of([sample])[0], together[index], rtol=0, atol=1e-6)
+
+
+def test_the_pass_leaves_the_model_as_it_was(
+    model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> None:
+    batch = batch_of(source, samples[:2])
+    before = model.hidden_states(batch)
+    batched_gradients(model, source, samples[:2])
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.peft.parameters())
+    torch.testing.assert_close(model.hidden_states(batch), before, rtol=0, atol=0)
+
+
+def test_equal_images_go_through_the_vision_tower_once(source: DataSource, samples: list[Sample]) -> None:
+    picture = next(sample for sample in samples if sample.image)
+    batch = batch_of(source, [picture, picture, picture])
+    assert batch.pixel_values is not None
+    assert batch.pixel_values.shape[0] == 1
+    assert batch.image_index == [0, 0, 0]
+
+
+def test_lora_covers_the_language_model_alone(model: VisionLanguageModel) -> None:
+    names = [pair.name for pair in lora_pairs(model.peft)]
+    layers = model.base.config.text_config.num_hidden_layers
+    assert len(names) == 7 * layers
+    assert all(".language_model.layers." in name for name in names)
+
+
+def test_the_training_data_can_be_moved(model: VisionLanguageModel, drawn: Path, tmp_path: Path) -> None:
+    """A row depends on the record's content, not on where the files lie."""
+    shutil.copytree(drawn / "data", tmp_path / "elsewhere")
+    moved = DataSource(Records(tmp_path / "elsewhere" / "train.json"), tmp_path / "elsewhere" / "images", model.inputs)
+    here = DataSource(Records(drawn / "data" / "train.json"), drawn / "data" / "images", model.inputs)
+    first, _ = batched_gradients(model, here, here.samples([0, 1])[0])
+    second, _ = batched_gradients(model, moved, moved.samples([0, 1])[0])
+    for name in first:
+        assert torch.equal(first[name], second[name])

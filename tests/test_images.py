@@ -1,0 +1,89 @@
+"""Image files: decoding, refusing, padding to a square with the mean colour."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from icons.config import ModelConfig
+from icons.data.images import image_path, load_image, pixel_values
+from icons.errors import BadRecordError
+from icons.models.loading import input_format
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def bomb(path: Path) -> None:
+    """A PNG of a few bytes that claims 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (33, 32), (32, 32), (400, 100), (5, 90)])
+def test_padding_is_llavas_square_with_the_mean_colour(size: tuple[int, int], tiny_model: Path) -> None:
+    processor = input_format(tiny_model, ModelConfig(base=str(tiny_model))).image_processor
+    image = noise(*size)
+    side = max(size)
+    square = Image.new("RGB", (side, side), tuple(int(mean * 255) for mean in processor.image_mean))
+    square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
+    target = processor.crop_size["height"]
+    resized = np.asarray(square.resize((target, target), Image.Resampling.BICUBIC)).astype(np.float32) / 255
+    expected = ((resized - processor.image_mean) / processor.image_std).transpose(2, 0, 1)
+    np.testing.assert_allclose(pixel_values(image, processor), expected, atol=1e-5)
+
+
+def test_square_crops_instead(tiny_model: Path) -> None:
+    config = ModelConfig(base=str(tiny_model), image_aspect_ratio="square")
+    cropped = pixel_values(noise(400, 100), input_format(tiny_model, config).image_processor)
+    padded = pixel_values(noise(400, 100), input_format(tiny_model, ModelConfig(base=str(tiny_model))).image_processor)
+    assert cropped.shape == padded.shape
+    assert not np.allclose(cropped, padded)
+
+
+def test_alpha_and_palettes_become_rgb(tmp_path: Path) -> None:
+    noise(8, 8).convert("RGBA").save(tmp_path / "a.png")
+    noise(8, 8).convert("P").save(tmp_path / "b.png")
+    assert load_image(tmp_path / "a.png").mode == load_image(tmp_path / "b.png").mode == "RGB"
+
+
+def test_files_that_are_no_images_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    noise(64, 64).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:5000])
+    bomb(tmp_path / "bomb.png")
+    (tmp_path / "folder.png").mkdir()
+    wanted = {
+        "missing": "does not exist",
+        "empty": "is an empty file",
+        "text": "is not an image",
+        "half": "cannot be decoded",
+        "bomb": "decompression bomb",
+        "folder": "cannot be decoded",
+    }
+    for name, words in wanted.items():
+        with pytest.raises(BadRecordError, match=words):
+            load_image(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "a\\..\\..\\x.png"])
+def test_a_path_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadRecordError, match="leaves the image folder"):
+        image_path(tmp_path, name)
+
+
+def test_an_image_without_a_folder_is_refused() -> None:
+    with pytest.raises(BadRecordError, match="no images folder"):
+        image_path(None, "a.png")

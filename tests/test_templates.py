@@ -1,0 +1,114 @@
+"""Token ids and labels: LLaVA's own where its vectors are at hand, and the properties that define them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from icons.data.conversation import parse_record
+from icons.data.templates import IGNORE, IMAGE_ID, Tokens, encode, expand_image
+from icons.errors import BadRecordError
+from tests.conftest import SHARED_DATA
+
+VECTORS = SHARED_DATA / "llava_v1_vectors"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def talk(*texts: str, image: str | None = None) -> dict[str, Any]:
+    turns = [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
+    return {"conversations": turns} | ({"image": image} if image else {})
+
+
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="LLaVA's own vectors are not at hand (../shared/data)")
+def test_ids_and_labels_are_llavas_own() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(VECTORS / "tokenizer")
+    records = json.loads((VECTORS / "vectors.json").read_text())
+    assert len(records) >= 8
+    together = encode([parse_record(record) for record in records], tokenizer)
+    for record, tokens in zip(records, together, strict=True):
+        assert tokens == Tokens(record["input_ids"], record["labels"]), record["id"]
+        assert encode([parse_record(record)], tokenizer) == [tokens]
+
+
+def by_hand(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The same by LLaVA's rule of lengths: tokenise each round alone, mask its instruction but for two tokens."""
+    conversation = parse_record(record)
+    system = (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+    )
+    turns = conversation.turns
+    rounds = [f"USER: {q.text} ASSISTANT: {a.text}" for q, a in zip(turns[::2], turns[1::2], strict=True)]
+    rounds[0] = system + rounds[0]
+
+    def ids_of(text: str) -> list[int]:
+        pieces = [tokenizer(piece).input_ids for piece in text.split("<image>")]
+        joined = pieces[0]
+        for piece in pieces[1:]:
+            joined = [*joined, IMAGE_ID, *piece[1:]]
+        return joined
+
+    ids = ids_of("</s>".join(rounds) + "</s>")
+    labels, at = list(ids), 1
+    labels[0] = IGNORE
+    for text in rounds:
+        instruction = text[: text.index(" ASSISTANT: ")] + " ASSISTANT: "
+        masked = len(ids_of(instruction)) - 2
+        labels[at : at + masked] = [IGNORE] * masked
+        at += len(ids_of(text))
+    assert at == len(ids)
+    return ids, labels
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        talk("<image>\nWhat colour?", "Red", image="a.png"),
+        talk("How many? <image>", "Three.", "Sure?", "Yes, three.", "And now?", "Still three.", image="a.png"),
+        talk("Write a poem.", "Waves roll in,\nwaves roll out.\n\nEnd."),
+        talk("<image>\n图中有什么？", "猫 🐱 naïve", image="a.png"),
+        talk("<image>\n  spaces   inside  ", "  yes  ", image="a.png"),
+        talk("USER: who?", "The user's USER"),
+    ],
+)
+def test_labels_agree_with_an_independent_implementation(record: dict[str, Any], tokenizer: Any) -> None:
+    (tokens,) = encode([parse_record(record)], tokenizer)
+    assert (tokens.ids, tokens.labels) == by_hand(record, tokenizer)
+
+
+def test_only_answers_and_their_end_are_predicted(tokenizer: Any) -> None:
+    record = talk("<image>\nWhat colour is the circle?", "dark red", "And the square?", "blue", image="a.png")
+    (tokens,) = encode([parse_record(record)], tokenizer)
+    predicted = tokenizer.decode([label for label in tokens.labels if label != IGNORE])
+    assert predicted.split() == ["dark", "red</s>", "blue</s>"]
+    assert tokens.ids.count(IMAGE_ID) == 1
+
+
+def test_an_answer_that_looks_like_the_template_is_still_the_answer(tokenizer: Any) -> None:
+    (tokens,) = encode([parse_record(talk("Say it.", "USER: hi ASSISTANT: ho"))], tokenizer)
+    assert (
+        tokenizer.decode([label for label in tokens.labels if label != IGNORE]).strip() == "USER: hi ASSISTANT: ho</s>"
+    )
+
+
+def test_the_image_is_expanded_and_the_end_cut() -> None:
+    tokens = Tokens([1, IMAGE_ID, 5, 6, 7, 8], [IGNORE, IGNORE, IGNORE, 6, 7, 8])
+    full = expand_image(tokens, 9, 3, 100)
+    assert full.ids == [1, 9, 9, 9, 5, 6, 7, 8]
+    assert full.labels == [IGNORE] * 5 + [6, 7, 8]
+    assert expand_image(tokens, 9, 3, 6).labels == [IGNORE] * 5 + [6]
+
+
+@pytest.mark.parametrize(("max_length", "words"), [(3, "cuts inside the image"), (5, "cuts the whole answer off")])
+def test_a_cut_that_leaves_nothing_is_refused(max_length: int, words: str) -> None:
+    tokens = Tokens([1, IMAGE_ID, 5, 6], [IGNORE, IGNORE, IGNORE, 6])
+    with pytest.raises(BadRecordError, match=words):
+        expand_image(tokens, 9, 3, max_length)
