@@ -141,6 +141,8 @@ def tiny_model(
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Write a tiny LLaVA with random weights: the real classes, small sizes, no download."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; choose a new folder")
     from icons.models.tiny import build_tiny_llava
 
     build_tiny_llava(folder, seed=seed)
@@ -156,9 +158,13 @@ def _open(path: Path, overrides: list[str] | None, *, write: bool = True) -> Con
     problems = missing_files(config)
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
-    resolved, target = dump_config(config), RunFolder(config.output_dir).config
-    if write and not (target.is_file() and target.read_text(encoding="utf-8") == resolved):
-        write_bytes(target, resolved.encode())
+    if write:
+        resolved, target = dump_config(config).encode(), RunFolder(config.output_dir).config
+        try:
+            if not (target.is_file() and target.read_bytes() == resolved):
+                write_bytes(target, resolved)
+        except OSError as error:
+            raise UserError(f"output_dir: {config.output_dir} cannot be written to ({error.strerror})") from None
     return config
 
 

@@ -76,10 +76,12 @@ class Records:
         with self.path.open("rb") as file:
             file.seek(self._offsets[row])
             line = file.readline()
-        try:
-            return json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BadRecordError(f"{self.path} row {row}: broken JSON ({error})") from None
+            try:
+                return json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                file.seek(0)
+                number = file.read(self._offsets[row]).count(b"\n") + 1
+                raise BadRecordError(f"{self.path} line {number} (row {row}): broken JSON ({error})") from None
 
 
 def chunk_range(num_rows: int, num_chunks: int, chunk: int) -> tuple[int, int]:

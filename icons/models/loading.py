@@ -193,7 +193,7 @@ def _is_text(name: str) -> bool:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without its bar and its report of unexpected and missing keys: ours is an error that names them."""
+    """Without its report of keys that do not fit (ours is an error that names them), and from here on its bars."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -203,4 +203,3 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-        logging.enable_progress_bar()

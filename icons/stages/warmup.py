@@ -52,8 +52,8 @@ def _train(config: Config, fingerprint: Fingerprint) -> None:
 
     from icons.data.samples import DataSource
     from icons.models.loading import attach_fresh_lora, load_base
-    from icons.training.lora_trainer import Recipe, checkpoints, train_lora
-    from icons.training.warmup_set import TrainingSamples, random_part
+    from icons.training.samples import TrainingSamples, random_part
+    from icons.training.trainer import Recipe, checkpoints, fine_tune
 
     settings, records, skip = config.warmup, open_training_data(config), config.on_bad_record == "skip"
     model = load_base(config.model)
@@ -80,7 +80,7 @@ def _train(config: Config, fingerprint: Fingerprint) -> None:
         bf16=config.model.dtype == "bfloat16" and model.device.type == "cuda",
         on_cpu=model.device.type == "cpu",
     )
-    loss = train_lora(peft.train(), TrainingSamples(source, samples, skip_bad=skip), folder, recipe)
+    loss = fine_tune(peft.train(), TrainingSamples(source, samples, skip_bad=skip), folder, recipe)
     temporary = folder / ".final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(checkpoints(folder)[-1], temporary)

@@ -1,4 +1,4 @@
-"""LoRA fine-tuning with the Hugging Face Trainer: resumable, quiet, checkpoints that are whole or not counted."""
+"""Fine-tuning with the Hugging Face Trainer: resumable, quiet, checkpoints that are whole or not counted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from icons.errors import UserError
 from icons.progress import Progress
-from icons.training.warmup_set import TrainingSamples
+from icons.training.samples import TrainingSamples
 
 WHOLE = "complete"  # written last into a checkpoint; a folder without it was cut off and does not count
 
@@ -40,11 +40,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
-def train_lora(model: nn.Module, samples: TrainingSamples, folder: Path, recipe: Recipe) -> float:
-    """Trains the model's LoRA, from the newest whole checkpoint if there is one; returns the last logged loss.
+def fine_tune(model: nn.Module, samples: TrainingSamples, folder: Path, recipe: Recipe, title: str = "warmup") -> float:
+    """Trains the parameters that ask for gradients, from the newest whole checkpoint on; returns the last logged loss.
 
-    Leaves checkpoint-<step>/ (adapter, optimizer, scheduler, random states) every `save_steps` and at the end. Raises
-    UserError naming the batch's rows when the loss is not finite.
+    Leaves checkpoint-<step>/ (adapter or model, optimizer, scheduler, random states) every `save_steps` and at the
+    end. Raises UserError naming the batch's rows when the loss is not finite.
     """
     done = checkpoints(folder)
     for path in folder.glob("checkpoint-*"):
@@ -74,7 +74,8 @@ def train_lora(model: nn.Module, samples: TrainingSamples, folder: Path, recipe:
     trainer = _Trainer(model=model, args=arguments, train_dataset=samples, data_collator=samples.collate)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    with Progress("warmup", recipe.steps, int(done[-1].name.split("-")[1]) if done else 0, "steps") as progress:
+    reached = int(done[-1].name.removeprefix("checkpoint-")) if done else 0
+    with Progress(title, recipe.steps, reached, "steps") as progress:
         trainer.add_callback(_Report(progress))
         trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,0 +1,286 @@
+"""Samples per second of the gradient engine against the published loop, batch-1 autograd and a plain batched pass.
+
+    python benchmarks/gradients.py [--json FILE] [--profile]
+    python benchmarks/gradients.py --model llava-7b --device cuda --tokens-per-batch 24576
+
+published    batch 1, checkpointing, retain_graph, float16, dense Rademacher in blocks of 128 columns, four at a time
+sequential   batch-1 autograd, no projection
+ceiling      batched forward and backward as the library does it, no per-sample gradients; our batches
+ours         per-sample gradients, norms and unit rows in host memory, with each projection
+
+All see the same samples, already encoded, decoded and on the device: reading data is no part of any time. Contestants
+take turns in every round, the order changing; a rate is the median of the rounds, a ratio the median of the rounds'
+ratios. The published loop is so slow that it gets `--published-samples` of the samples a round.
+
+Peak memory is that of `icons train-grads` above a process that loads the model and stops there (tiny; the whole
+pipeline, two counts of samples), or torch's own count above the weights (GPU; half of the batches, then all).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+import yaml
+from baselines import Baselines, forward_arguments
+from setting import Setting, circumstances, decoded, describe, drawn_source, encoded, llava_7b, on_device, tiny_model
+
+from icons.data.batching import plan_batches
+from icons.data.samples import Batch
+from icons.demo.drawing import draw_vqa_set
+from icons.gradients.per_sample import backpropagate, gradient_rows
+from icons.gradients.projection import make_projector
+from icons.models.tiny import BENCHMARK
+from icons.models.vlm import VisionLanguageModel
+
+Engine = Callable[[Batch], object]
+TINY_RANK = 16
+
+
+class Model(str, Enum):
+    tiny = "tiny"
+    llava_7b = "llava-7b"
+
+
+def sketched(model: VisionLanguageModel, kind: str, dim: int) -> Engine:
+    """Ours with a random projection: rows, norms and losses of a batch, on the host as they are stored."""
+    pairs, projector = model.lora_pairs(), make_projector(kind, dim, 0)
+
+    def run(batch: Batch) -> object:
+        hidden = lambda: model.hidden_states(batch)  # noqa: E731
+        rows = gradient_rows(pairs, hidden, model.head, batch.labels, projector)
+        return rows.unit_BD.half().cpu(), rows.norms_B.cpu(), rows.losses_B.cpu(), rows.target_tokens_B.cpu()
+
+    return run
+
+
+def engines(model: VisionLanguageModel, dim: int) -> dict[str, Engine]:
+    """Ours by projection."""
+    return {kind: sketched(model, kind, dim) for kind in ("count_sketch", "rademacher")}
+
+
+def bare_pass(model: VisionLanguageModel) -> Engine:
+    """Forward and backward with every per-sample gradient made and dropped: no norm, no projection, no rows."""
+    pairs = model.lora_pairs()
+
+    def run(batch: Batch) -> object:
+        hidden = lambda: model.hidden_states(batch)  # noqa: E731
+        return backpropagate(pairs, hidden, model.head, batch.labels, lambda name, grads: None)
+
+    return run
+
+
+def take_turns(contestants: dict[str, Callable[[], int]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Rates by contestant, one a round; each returns the count of its samples and goes once untimed."""
+    for contestant in contestants.values():
+        contestant()
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds):
+        for name in sorted(contestants, reverse=turn % 2 == 1):
+            _synchronize(device)
+            begin = time.perf_counter()
+            count = contestants[name]()
+            _synchronize(device)
+            rates[name].append(count / (time.perf_counter() - begin))
+    return rates
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def race(
+    setting: Setting, dim: int, tokens_per_batch: int, rounds: int, published: int
+) -> tuple[dict[str, list[float]], list[Batch]]:
+    """Rates of all contestants and the batches they saw."""
+    model, samples = setting.model, setting.samples
+    device, dtype, pad = model.device, model.base.dtype, model.inputs.pad_token_id
+    plan = plan_batches([sample.length for sample in samples], tokens_per_batch)
+    chosen = [[samples[position] for position in batch] for batch in plan]
+    batches = [on_device(setting.collate(batch), device, dtype) for batch in chosen]
+    alone = [on_device(setting.collate([sample]), device, dtype) for sample in samples]
+    singles = [forward_arguments([s], batch, pad) for s, batch in zip(samples, alone, strict=True)]
+    padded = [forward_arguments(group, batch, pad) for group, batch in zip(chosen, batches, strict=True)]
+    few = singles[:: max(1, len(singles) // published)][:published] if published else []
+    baselines = Baselines.of(model)
+
+    def counted(work: Callable[[], object], count: int) -> Callable[[], int]:
+        return lambda: (work(), count)[1]
+
+    contestants = {
+        "sequential": counted(lambda: baselines.sequential(singles), len(samples)),
+        "ceiling": counted(lambda: baselines.ceiling(padded), len(samples)),
+    }
+    if few:
+        contestants["published"] = counted(lambda: baselines.published(few, dim), len(few))
+    for kind, engine in engines(model, dim).items():
+        contestants[f"ours {kind}"] = counted(lambda engine=engine: [engine(batch) for batch in batches], len(samples))
+    return take_turns(contestants, rounds, device), batches
+
+
+def share_outside(model: VisionLanguageModel, dim: int, batch: Batch, repeats: int = 9) -> float:
+    """Share of a batch's time that is norms, projection, unit rows and copies: what `bare_pass` does without."""
+    engine, bare = sketched(model, "count_sketch", dim), bare_pass(model)
+    contestants = {"engine": lambda: (engine(batch), 1)[1], "bare": lambda: (bare(batch), 1)[1]}
+    rates = take_turns(contestants, repeats, model.device)
+    return 1 - statistics.median(whole / part for whole, part in zip(rates["engine"], rates["bare"], strict=True))
+
+
+def print_profile(model: VisionLanguageModel, dim: int, batch: Batch) -> None:
+    """torch.profiler on one batch with count_sketch."""
+    engine = sketched(model, "count_sketch", dim)
+    engine(batch)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] if model.device.type == "cuda" else []
+    with torch.profiler.profile(activities=activities) as profile:
+        engine(batch)
+    order = "self_cuda_time_total" if model.device.type == "cuda" else "self_cpu_time_total"
+    typer.echo(profile.key_averages().table(sort_by=order, row_limit=16, max_name_column_width=48))
+
+
+def host_memory(folder: Path, counts: tuple[int, int], tokens_per_batch: int, dim: int) -> dict[str, int]:
+    """Peak resident bytes of `icons train-grads` above those of loading the model, by count of samples."""
+    data = folder / "memory"
+    config: dict[str, Any] = {
+        "model": {"base": str(folder / "model"), "adapter": str(folder / "adapter"), "dtype": "float32"},
+        "tasks": [{"name": "unused", "data": str(data / "train.json")}],
+        "gradients": {"dim": dim, "tokens_per_batch": tokens_per_batch, "shard_rows": counts[0] // 2},
+    }
+    config["model"]["device"] = "cpu"
+    own = _peak([sys.executable, "-c", _LOAD, str(folder)])
+    peaks = {}
+    for count in counts:
+        draw_vqa_set(data, train_records=count, val_records=1)
+        config |= {"output_dir": str(folder / f"run-{count}"), "train": {"data": str(data / "train.json")}}
+        config["train"]["images"] = str(data / "images")
+        (folder / "memory.yaml").write_text(yaml.safe_dump(config))
+        peaks[str(count)] = _peak([sys.executable, "-m", "icons", "train-grads", str(folder / "memory.yaml")]) - own
+    return peaks
+
+
+_LOAD = """
+import sys
+from pathlib import Path
+from icons.config import ModelConfig
+import icons.stages.collect, icons.stages.train_grads
+from icons.models.loading import attach_adapter, load_base
+folder = Path(sys.argv[1])
+attach_adapter(load_base(ModelConfig(base=str(folder / "model"), dtype="float32", device="cpu")), folder / "adapter")
+"""
+
+
+def _peak(command: list[str]) -> int:
+    """Runs a command to its end; its peak resident bytes."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{command[:4]} ended with {process.returncode}: {said[-2000:]}")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def gpu_memory(setting: Setting, dim: int, batches: list[Batch]) -> dict[str, int]:
+    """Peak bytes that torch allocates above what is there before, by count of samples."""
+    engine = sketched(setting.model, "count_sketch", dim)
+    peaks = {}
+    for part in (batches[: (len(batches) + 1) // 2], batches):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        for batch in part:
+            engine(batch)
+        peaks[str(sum(len(batch.rows) for batch in part))] = torch.cuda.max_memory_allocated() - before
+    return peaks
+
+
+def main(
+    model: Annotated[Model, typer.Option(help="tiny: 5 million parameters; llava-7b: random weights, built")] = "tiny",
+    device: Annotated[str, typer.Option(help="cpu, or cuda for llava-7b")] = "cpu",
+    samples: int = 96,
+    tokens_per_batch: int = 2048,
+    dim: int = 5120,
+    rounds: int = 5,
+    published_samples: Annotated[int, typer.Option(help="a round; 0 leaves the published loop out")] = 4,
+    memory: Annotated[bool, typer.Option(help="measure peak memory")] = True,
+    profile: Annotated[bool, typer.Option(help="print torch.profiler's table of one batch")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Race the gradient engine against the published loop, batch-1 autograd and a plain batched pass."""
+    where = torch.device(device)
+    if model is Model.tiny and where.type != "cpu":
+        raise typer.BadParameter("the tiny model runs on the CPU", param_hint="--device")
+    facts = circumstances(where)
+    typer.echo(describe(facts))
+    settings = {"model": model.value, "samples": samples, "tokens_per_batch": tokens_per_batch, "dim": dim}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        setting = tiny_setting(folder, samples) if model is Model.tiny else llava_7b(where, samples)
+        rates, batches = race(setting, dim, tokens_per_batch, rounds, published_samples)
+        shapes = ", ".join(f"{tuple(batch.input_ids.shape)}" for batch in batches[:6])
+        typer.echo(f"{samples} samples in {len(batches)} batches: {shapes}{', ...' if len(batches) > 6 else ''}\n")
+        result = summary(rates)
+        result["share_outside_forward_backward"] = share_outside(setting.model, dim, batches[0])
+        result["peak_memory_bytes"] = {}
+        if memory and where.type == "cuda":
+            result["peak_memory_bytes"] = gpu_memory(setting, dim, batches)
+        elif memory and model is Model.tiny:
+            result["peak_memory_bytes"] = host_memory(folder, (samples, 4 * samples), tokens_per_batch, dim)
+        print_summary(result)
+        if profile:
+            print_profile(setting.model, dim, batches[0])
+    if json_file is not None:
+        settings |= {"rounds": rounds, "published_samples": published_samples}
+        json_file.write_text(json.dumps({**result, "settings": settings, **facts}, indent=1) + "\n")
+
+
+def tiny_setting(folder: Path, count: int) -> Setting:
+    """The benchmark-sized tiny LLaVA and drawn records of mixed lengths, a tenth of them without an image."""
+    model = tiny_model(folder, BENCHMARK, TINY_RANK)
+    source = drawn_source(model, draw_vqa_set(folder / "data", train_records=count, val_records=1))
+    return Setting(model, encoded(source), lambda samples: decoded(source, samples))
+
+
+def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians of rates and of the rounds' ratios."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ours = {name.removeprefix("ours "): value for name, value in medians.items() if name.startswith("ours ")}
+    baselines = {name: medians.get(name) for name in ("published", "sequential", "ceiling")}
+    ratios = {
+        f"{kind} / {name}": statistics.median(a / b for a, b in zip(rates[f"ours {kind}"], rates[name], strict=True))
+        for kind in ours
+        for name, value in baselines.items()
+        if value is not None
+    }
+    return {**{f"{name}_per_s": value for name, value in baselines.items()}, "ours_per_s": ours, "ratios": ratios}
+
+
+def print_summary(result: dict[str, Any]) -> None:
+    rows = [(name, result[f"{name}_per_s"]) for name in ("published", "sequential", "ceiling")]
+    rows += [(f"ours, {kind}", rate) for kind, rate in result["ours_per_s"].items()]
+    for name, rate in rows:
+        typer.echo(
+            f"{name:<22} " + ("not measured" if rate is None else f"{rate:10.2f} samples/s  {1e3 / rate:10.1f} ms")
+        )
+    typer.echo("")
+    for name, ratio in result["ratios"].items():
+        typer.echo(f"{name:<28} {ratio:8.2f}")
+    typer.echo(f"time outside forward and backward (count_sketch): {result['share_outside_forward_backward']:.1%}")
+    for count, peak in result["peak_memory_bytes"].items():
+        typer.echo(f"peak memory above the model's own at {count} samples: {peak / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    typer.run(main)

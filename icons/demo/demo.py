@@ -1,0 +1,121 @@
+"""`icons demo`: a small multi-task VQA set, a tiny LLaVA that has seen a little, the whole pipeline, a table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from icons.config import load_config
+from icons.demo.drawing import WRONG, VqaSet, draw_vqa_set
+from icons.errors import UserError
+from icons.models.tiny import build_tiny_llava
+from icons.pipeline import run
+from icons.progress import say
+from icons.store.files import read_tensors
+from icons.store.layout import RunFolder
+from icons.store.scores import read_scores
+
+TRAIN_RECORDS, VAL_RECORDS = 1200, 24
+PRETRAIN_RECORDS, PRETRAIN_STEPS = 1200, 450
+
+
+def demo(folder: Path) -> None:
+    """Writes data/, model/, config.yaml and run/ under `folder`; run again, it continues or says what it found.
+
+    Raises UserError when `folder` holds something that is not a demo.
+    """
+    begin = time.monotonic()
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "data").is_dir():
+        raise UserError(f"{folder} holds files that are not the demo's; choose an empty folder with --out")
+    say(f"Drawing {TRAIN_RECORDS} training records and {VAL_RECORDS} of each target task ...")
+    drawn = draw_vqa_set(folder / "data", train_records=TRAIN_RECORDS, val_records=VAL_RECORDS)
+    if not (folder / "model" / "config.json").is_file():
+        say(f"Training a tiny LLaVA for {PRETRAIN_STEPS} steps, so that its gradients mean something ...")
+        _pretrain(folder)
+    config_path = folder / "config.yaml"
+    config_path.write_text(yaml.safe_dump(_config(drawn, folder), sort_keys=False), encoding="utf-8")
+    config = load_config(config_path)
+    run(config)
+    say("")
+    _print_table(RunFolder(config.output_dir), config.selection.name, drawn)
+    say(f"\nDone in {time.monotonic() - begin:.0f} s. The config is {config_path}, everything else lies beside it.")
+
+
+def _config(drawn: VqaSet, folder: Path) -> dict[str, object]:
+    def relative(path: Path) -> str:
+        return path.relative_to(folder).as_posix()
+
+    images = relative(drawn.images)
+    tasks = [
+        {"name": name, "group": drawn.groups.get(name), "data": relative(path), "images": images}
+        for name, path in drawn.tasks.items()
+    ]
+    return {
+        "output_dir": "run",
+        "model": {"base": "./model", "dtype": "float32", "device": "cpu", "lora": {"r": 16, "alpha": 32}},
+        "train": {"data": relative(drawn.train), "images": images, "num_chunks": 4},
+        "warmup": {"fraction": 0.2, "epochs": 2, "max_steps": 30, "batch_size": 16, "learning_rate": 1.0e-3},
+        "tasks": tasks,
+        "gradients": {"dim": 5120, "shard_rows": 128},
+        "selection": {"name": "vote-20", "percent": 20},
+    }
+
+
+def _pretrain(folder: Path) -> None:
+    """Every parameter of a fresh tiny LLaVA, on clean records of another seed; the model folder comes last."""
+    from icons.config import ModelConfig
+    from icons.data.records import Records
+    from icons.data.samples import DataSource
+    from icons.models.loading import load_base
+    from icons.training.samples import TrainingSamples
+    from icons.training.trainer import Recipe, fine_tune
+
+    fresh, scratch, target = folder / "model.fresh", folder / "model.training", folder / "model"
+    other = draw_vqa_set(folder / "pretraining", train_records=PRETRAIN_RECORDS, val_records=1, wrong_share=0, seed=1)
+    build_tiny_llava(fresh)
+    model = load_base(ModelConfig(base=str(fresh.absolute()), dtype="float32", device="cpu"))
+    source = DataSource(Records(other.train), other.images, model.inputs)
+    samples, _ = source.samples(range(PRETRAIN_RECORDS))
+    recipe = Recipe(
+        steps=PRETRAIN_STEPS,
+        learning_rate=1e-3,
+        warmup_ratio=0.03,
+        batch_size=16,
+        save_steps=PRETRAIN_STEPS,
+        seed=0,
+        bf16=False,
+        on_cpu=True,
+    )
+    model.base.requires_grad_(True).train()
+    loss = fine_tune(model.base, TrainingSamples(source, samples, skip_bad=False), scratch, recipe, "training")
+    say(f"  loss {loss:.2f} at the end")
+    model.base.save_pretrained(fresh)
+    shutil.rmtree(scratch)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def _print_table(folder: RunFolder, name: str, drawn: VqaSet) -> None:
+    scores = read_scores(folder.scores)
+    selection = json.loads((folder.selection(name) / "selected_indices.json").read_text(encoding="utf-8"))
+    indices = np.array(selection["indices"])
+    votes = read_tensors(folder.selection(name) / "votes.safetensors")["votes"]
+    say(f"{'task':<12} {'lowest':>8} {'highest':>8} {'threshold':>10}   voted for")
+    for column, task in enumerate(scores.columns):
+        own, tau = scores.scores[:, column], selection["thresholds"][task]
+        chosen = int((own[indices].astype(np.float64) >= tau).sum())
+        say(f"{task:<12} {own.min():>8.3f} {own.max():>8.3f} {tau:>10.3f}   {chosen} of the {len(indices)} selected")
+    records = json.loads(drawn.train.read_text(encoding="utf-8"))
+    sources = [drawn.sources[record["id"]] for record in records]
+    total, picked = Counter(sources), Counter(sources[index] for index in indices)
+    say(f"\nvotes of the selected: {int(votes[indices].min())} to {int(votes[indices].max())} of {len(scores.columns)}")
+    say("selected by source: " + ", ".join(f"{source} {picked[source]}/{total[source]}" for source in sorted(total)))
+    share = total[WRONG] / len(records) * len(indices)
+    say(f"wrong answers: {picked[WRONG]} of the {len(indices)} selected; their share would be {share:.0f}")
+    say(f"indices and records: {folder.selection(name)}")

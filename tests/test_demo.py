@@ -1,0 +1,35 @@
+"""The demo as a new user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.conftest import icons
+from tests.reference.selection import read_selection
+
+
+def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path) -> None:
+    folder = tmp_path / "a demo"
+    outcome = icons("demo", "--out", folder)
+    assert outcome.code == 0, outcome.err
+    tasks = ["shape", "colour", "count", "position", "digit", "text"]
+    for task in tasks:
+        assert f"\n{task} " in outcome.out
+    assert "wrong answers: " in outcome.out
+    selection = read_selection(folder / "run")
+    assert selection["tasks"] == tasks
+    assert len(selection["indices"]) == 240
+    chosen = json.loads((folder / "run" / "selection" / "vote-20" / "selected_data.json").read_text())
+    assert len(chosen) == 240
+    again = icons("demo", "--out", folder)
+    assert again.code == 0, again.err
+    assert again.out.count("already done") == 11  # warm-up, training rows, merge, seven tasks, specialist, generalist
+    assert read_selection(folder / "run") == selection
+
+
+def test_the_demo_leaves_other_peoples_folders_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    outcome = icons("demo", "--out", tmp_path)
+    assert outcome.code == 2
+    assert list(tmp_path.iterdir()) == [tmp_path / "thesis.tex"]
