@@ -6,6 +6,7 @@ gradients. Written from the description in ICONS (arXiv 2501.00654), LESS (2402.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,13 +101,17 @@ class Baselines:
     def _checkpointing(self) -> Iterator[None]:
         """Checkpoints work in train mode alone; there is no dropout in these models."""
         base: Any = self.model.base
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # newer names are not in every version we support
+            base.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.peft.train()
         try:
             yield
         finally:
             self.model.peft.eval()
-            base.gradient_checkpointing_disable()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                base.gradient_checkpointing_disable()
 
 
 def project_by_columns(grads_BP: Tensor, dim: int, seed: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import sys
@@ -14,7 +15,6 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import nn
 
 from icons.config import LoraConfig, ModelConfig
 from icons.data.records import Records
@@ -62,7 +62,8 @@ def encoded(source: DataSource) -> list[Sample]:
 
 def decoded(source: DataSource, samples: list[Sample]) -> Batch:
     batch, bad = source.batch(samples)
-    assert batch is not None and not bad, bad[0].reason
+    assert batch is not None, "no sample of the batch can be used"
+    assert not bad, bad[0].reason
     return batch
 
 
@@ -130,9 +131,7 @@ def _with_lora(model: VisionLanguageModel, config: LoraConfig, b_std: float) -> 
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.peft.named_parameters():
         if "lora_B" in name:
-            nn.init.normal_(parameter, std=b_std) if model.device.type != "cpu" else parameter.data.copy_(
-                torch.randn(parameter.shape, generator=generator) * b_std
-            )
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * b_std)
         if "lora_" in name:
             parameter.data = parameter.data.to(model.base.dtype)
     model.peft.requires_grad_(False).eval()
@@ -147,6 +146,7 @@ def on_device(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
 def circumstances(device: torch.device) -> dict[str, Any]:
     """Command, date, hardware and versions."""
     hardware = {"cpu": _cpu_name(), "cores": len(_affinity()), "torch_threads": torch.get_num_threads()}
+    hardware["load_average"] = round(os.getloadavg()[0], 2)
     if device.type == "cuda":
         hardware |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     packages = ("icons", "torch", "transformers", "peft")
@@ -173,6 +173,4 @@ def _cpu_name() -> str:
 
 
 def _affinity() -> set[int]:
-    import os
-
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ import yaml
 
 from icons.cli import main
 from icons.demo.drawing import draw_vqa_set
-from icons.models.tiny import build_tiny_llava
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch is imported
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -79,6 +80,8 @@ def project_config(root: Path, model: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from icons.models.tiny import build_tiny_llava
+
     folder = tmp_path_factory.mktemp("model") / "tiny"
     build_tiny_llava(folder)
     return folder
