@@ -6,7 +6,7 @@
 published    batch 1, checkpointing, retain_graph, float16, dense Rademacher in blocks of 128 columns, four at a time
 sequential   batch-1 autograd, no projection
 ceiling      batched forward and backward as the library does it, no per-sample gradients; our batches
-ours         per-sample gradients, norms and unit rows in host memory, with each projection
+ours         per-sample gradients, norms and rows in host memory, with each projection (none: exact cosines with --tasks)
 
 All see the same samples, already encoded, decoded and on the device: reading data is no part of any time. Contestants
 take turns in every round, the order changing; a rate is the median of the rounds, a ratio the median of the rounds'
@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,15 +29,18 @@ from typing import Annotated, Any
 
 import torch
 import typer
-import yaml
 from baselines import Baselines, forward_arguments
+from memory import gpu_memory, host_memory
 from setting import Setting, circumstances, decoded, describe, drawn_source, encoded, llava_7b, on_device, tiny_model
 
 from icons.data.batching import plan_batches
 from icons.data.samples import Batch
 from icons.demo.drawing import draw_vqa_set
-from icons.gradients.per_sample import backpropagate, gradient_rows
-from icons.gradients.projection import make_projector
+from icons.gradients.lora import LoraPair
+from icons.gradients.per_sample import ForwardPass, backpropagate
+from icons.gradients.projection import KINDS, make_projector
+from icons.gradients.rows import Rows, exact_rows, projected_rows
+from icons.gradients.types import sgd
 from icons.models.tiny import BENCHMARK
 from icons.models.vlm import VisionLanguageModel
 
@@ -52,32 +53,42 @@ class Model(str, Enum):
     llava_7b = "llava-7b"
 
 
+def forward_pass(model: VisionLanguageModel, pairs: list[LoraPair], batch: Batch) -> ForwardPass:
+    return ForwardPass(pairs, lambda: model.hidden_states(batch), model.head, batch.labels)
+
+
+def on_host(rows: Rows, dtype: torch.dtype) -> object:
+    """As a shard takes them."""
+    return rows.values_BD.to(dtype).cpu(), rows.norms_B.cpu(), rows.losses.mean_B.cpu(), rows.losses.tokens_B.cpu()
+
+
 def sketched(model: VisionLanguageModel, kind: str, dim: int) -> Engine:
-    """Ours with a random projection: rows, norms and losses of a batch, on the host as they are stored."""
+    """Ours with a random projection: rows, norms and losses of a batch."""
     pairs, projector = model.lora_pairs(), make_projector(kind, dim, 0)
-
-    def run(batch: Batch) -> object:
-        hidden = lambda: model.hidden_states(batch)  # noqa: E731
-        rows = gradient_rows(pairs, hidden, model.head, batch.labels, projector)
-        return rows.unit_BD.half().cpu(), rows.norms_B.cpu(), rows.losses_B.cpu(), rows.target_tokens_B.cpu()
-
-    return run
+    return lambda batch: on_host(projected_rows(forward_pass(model, pairs, batch), projector, sgd), torch.float16)
 
 
-def engines(model: VisionLanguageModel, dim: int) -> dict[str, Engine]:
+def exact(model: VisionLanguageModel, tasks: int) -> Engine:
+    """Ours without a projection: exact cosines with the mean gradients of `tasks` tasks, here random ones."""
+    pairs, generator = model.lora_pairs(), torch.Generator(model.device).manual_seed(0)
+    shapes = {name: (tasks, weight.numel()) for pair in pairs for name, weight in pair.tensors}
+    options = {"generator": generator, "device": model.device, "dtype": model.base.dtype}
+    directions = {name: torch.randn(shape, **options) for name, shape in shapes.items()}
+    return lambda batch: on_host(exact_rows(forward_pass(model, pairs, batch), directions, sgd), torch.float32)
+
+
+def engines(model: VisionLanguageModel, dim: int, tasks: int) -> dict[str, Engine]:
     """Ours by projection."""
-    return {kind: sketched(model, kind, dim) for kind in ("count_sketch", "rademacher")}
+    return {
+        **{kind: sketched(model, kind, dim) for kind in sorted(KINDS) if kind != "none"},
+        "none": exact(model, tasks),
+    }
 
 
 def bare_pass(model: VisionLanguageModel) -> Engine:
     """Forward and backward with every per-sample gradient made and dropped: no norm, no projection, no rows."""
     pairs = model.lora_pairs()
-
-    def run(batch: Batch) -> object:
-        hidden = lambda: model.hidden_states(batch)  # noqa: E731
-        return backpropagate(pairs, hidden, model.head, batch.labels, lambda name, grads: None)
-
-    return run
+    return lambda batch: backpropagate(forward_pass(model, pairs, batch), lambda name, grads: None)
 
 
 def take_turns(contestants: dict[str, Callable[[], int]], rounds: int, device: torch.device) -> dict[str, list[float]]:
@@ -102,7 +113,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def race(
-    setting: Setting, dim: int, tokens_per_batch: int, rounds: int, published: int
+    setting: Setting, dim: int, tasks: int, tokens_per_batch: int, rounds: int, published: int
 ) -> tuple[dict[str, list[float]], list[Batch]]:
     """Rates of all contestants and the batches they saw."""
     model, samples = setting.model, setting.samples
@@ -125,7 +136,7 @@ def race(
     }
     if few:
         contestants["published"] = counted(lambda: baselines.published(few, dim), len(few))
-    for kind, engine in engines(model, dim).items():
+    for kind, engine in engines(model, dim, tasks).items():
         contestants[f"ours {kind}"] = counted(lambda engine=engine: [engine(batch) for batch in batches], len(samples))
     return take_turns(contestants, rounds, device), batches
 
@@ -150,76 +161,13 @@ def print_profile(model: VisionLanguageModel, dim: int, batch: Batch) -> None:
     typer.echo(profile.key_averages().table(sort_by=order, row_limit=16, max_name_column_width=48))
 
 
-def host_memory(folder: Path, counts: tuple[int, int], tokens_per_batch: int, dim: int) -> dict[str, int]:
-    """Peak resident bytes of `icons train-grads` above those of loading the model, by count of samples. Linux only."""
-    data = folder / "memory"
-    model = {"base": str(folder / "model"), "adapter": str(folder / "adapter"), "dtype": "float32", "device": "cpu"}
-    own, peaks = _peak(_LOAD, str(folder)), {}
-    for count in counts:
-        draw_vqa_set(data, train_records=count, val_records=1)
-        config = {
-            "output_dir": str(folder / f"run-{count}"),
-            "model": model,
-            "train": {"data": str(data / "train.json"), "images": str(data / "images")},
-            "tasks": [{"name": "unused", "data": str(data / "train.json"), "images": str(data / "images")}],
-            "gradients": {"dim": dim, "tokens_per_batch": tokens_per_batch, "shard_rows": counts[0] // 2},
-        }
-        (folder / "memory.yaml").write_text(yaml.safe_dump(config))
-        peaks[str(count)] = _peak(_TRAIN_GRADS, str(folder / "memory.yaml")) - own
-    return peaks
-
-
-_LOAD = """
-import sys
-from pathlib import Path
-from icons.config import ModelConfig
-import icons.stages.collect, icons.stages.train_grads
-from icons.models.loading import attach_adapter, load_base
-folder = Path(sys.argv[1])
-attach_adapter(load_base(ModelConfig(base=str(folder / "model"), dtype="float32", device="cpu")), folder / "adapter")
-"""
-_TRAIN_GRADS = """
-import sys
-from pathlib import Path
-from icons.config import load_config
-from icons.stages.train_grads import train_grads
-train_grads(load_config(Path(sys.argv[1])))
-"""
-# The kernel's own count of this process: ru_maxrss would take over that of the process which started it.
-_HIGH_WATER = """
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-"""
-
-
-def _peak(program: str, argument: str) -> int:
-    """Runs a Python program to its end in a process of its own; its peak resident bytes."""
-    command = [sys.executable, "-c", f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"]
-    command[-1] += program + _HIGH_WATER
-    process = subprocess.run([*command, argument], capture_output=True, text=True, check=False)
-    if process.returncode:
-        raise RuntimeError(process.stderr[-2000:])
-    return int(process.stdout.split()[-1]) * 1024
-
-
-def gpu_memory(setting: Setting, dim: int, batches: list[Batch]) -> dict[str, int]:
-    """Peak bytes that torch allocates above what is there before, by count of samples."""
-    engine = sketched(setting.model, "count_sketch", dim)
-    peaks = {}
-    for part in (batches[: (len(batches) + 1) // 2], batches):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        for batch in part:
-            engine(batch)
-        peaks[str(sum(len(batch.rows) for batch in part))] = torch.cuda.max_memory_allocated() - before
-    return peaks
-
-
 def main(
     model: Annotated[Model, typer.Option(help="tiny: 5 million parameters; llava-7b: random weights, built")] = "tiny",
     device: Annotated[str, typer.Option(help="cpu, or cuda for llava-7b")] = "cpu",
     samples: int = 96,
     tokens_per_batch: int = 2048,
     dim: int = 5120,
+    tasks: Annotated[int, typer.Option(help="target tasks of the exact scores (projection none)")] = 10,
     rounds: int = 5,
     threads: Annotated[int | None, typer.Option(help="of torch on the CPU; default: its own choice")] = None,
     published_samples: Annotated[int, typer.Option(help="a round; 0 leaves the published loop out")] = 4,
@@ -235,18 +183,19 @@ def main(
         torch.set_num_threads(threads)
     facts = circumstances(where)
     typer.echo(describe(facts))
-    settings = {"model": model.value, "samples": samples, "tokens_per_batch": tokens_per_batch, "dim": dim}
+    settings = {"model": model.value, "samples": samples, "tokens_per_batch": tokens_per_batch}
+    settings |= {"dim": dim, "tasks": tasks}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         setting = tiny_setting(folder, samples) if model is Model.tiny else llava_7b(where, samples)
-        rates, batches = race(setting, dim, tokens_per_batch, rounds, published_samples)
+        rates, batches = race(setting, dim, tasks, tokens_per_batch, rounds, published_samples)
         shapes = ", ".join(f"{tuple(batch.input_ids.shape)}" for batch in batches[:6])
         typer.echo(f"{samples} samples in {len(batches)} batches: {shapes}{', ...' if len(batches) > 6 else ''}\n")
         result = summary(rates)
         result["share_outside_forward_backward"] = share_outside(setting.model, dim, batches[0])
         result["peak_memory_bytes"] = {}
         if memory and where.type == "cuda":
-            result["peak_memory_bytes"] = gpu_memory(setting, dim, batches)
+            result["peak_memory_bytes"] = gpu_memory(sketched(setting.model, "count_sketch", dim), batches)
         elif memory and model is Model.tiny and Path("/proc/self/status").exists():
             result["peak_memory_bytes"] = host_memory(folder, (samples, 4 * samples), tokens_per_batch, dim)
         print_summary(result)

@@ -73,13 +73,15 @@ def _known_checkpoint(value: int | str) -> int | str:
 
 class GradientConfig(_Section):
     checkpoints: list[Annotated[int | str, AfterValidator(_known_checkpoint)]] = Field(["final"], min_length=1)
-    type: Literal["sgd"] = "sgd"
-    projection: Literal["count_sketch", "rademacher"] = "count_sketch"
+    checkpoint_weights: list[float] | None = None  # null = the warm-up's mean learning rate up to each (LESS)
+    type: Literal["sgd", "sign", "adam"] = "sgd"
+    projection: Literal["count_sketch", "rademacher", "none"] = "count_sketch"
     dim: int = Field(5120, ge=1)
     seed: int = 0
     tokens_per_batch: int = Field(16384, ge=1)
     shard_rows: int = Field(4096, ge=1)
-    num_workers: int | None = Field(None, ge=0)  # null = none on a CPU, up to 8 beside a GPU
+    num_workers: int | None = Field(None, ge=0)  # processes that decode images; null = none on a CPU, up to 8 for a GPU
+    workers: int | None = Field(None, ge=1)  # processes that compute chunks; null = one for each visible GPU
 
 
 class InfluenceConfig(_Section):
@@ -116,8 +118,9 @@ class Config(_Section):
             raise ValueError(f"tasks: {clash!r} names both a group and a task outside it")
         if len(set(self.gradients.checkpoints)) < len(self.gradients.checkpoints):
             raise ValueError("gradients.checkpoints: a checkpoint is listed twice")
-        if len(self.gradients.checkpoints) > 1:
-            raise ValueError("gradients.checkpoints: more than one is not supported yet; give one")
+        weights = self.gradients.checkpoint_weights
+        if weights is not None and (len(weights) != len(self.gradients.checkpoints) or min(weights) <= 0):
+            raise ValueError("gradients.checkpoint_weights: expected one positive number for each checkpoint")
         return self
 
     @property

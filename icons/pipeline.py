@@ -1,4 +1,8 @@
-"""`icons run`: every stage in order; what is finished is skipped."""
+"""`icons run`: every stage in order; what is finished is skipped.
+
+The tasks come before the training data: they are small, so that a mistake in them shows at once, and exact influence
+needs them first.
+"""
 
 from __future__ import annotations
 
@@ -12,5 +16,5 @@ from icons.stages.warmup import warmup
 
 
 def run(config: Config) -> None:
-    for stage in (warmup, train_grads, merge, val_grads, specialist, generalist):
+    for stage in (warmup, val_grads, train_grads, merge, specialist, generalist):
         stage(config)

@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class Progress:
-    """Counts samples of one piece of work towards `total`; `done` of them were there before."""
+    """Counts samples of one piece of work towards `total`; `done` of them were there before. No title: silent."""
 
     def __init__(self, title: str, total: int, done: int = 0, unit: str = "samples") -> None:
         self._title, self._total, self._done, self._unit = title, total, done, unit
@@ -20,7 +20,7 @@ class Progress:
         self._last_line = self._start
         self._bar = (
             tqdm(desc=title, total=total, initial=done, unit=f" {unit}", dynamic_ncols=True)
-            if sys.stderr.isatty()
+            if title and sys.stderr.isatty()
             else None
         )
 
@@ -28,7 +28,7 @@ class Progress:
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+        elif self._title and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             print(self._line(), file=sys.stderr, flush=True)
 

@@ -25,7 +25,7 @@ def test_the_score_is_the_mean_cosine() -> None:
     found = influence_scores(unit(train).astype(np.float32), direction[None])[:, 0]
     cosines = [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in val] for a in train]
     np.testing.assert_allclose(found, np.mean(cosines, axis=1), atol=1e-4)
-    matrix = influence_matrix(unit(train).astype(np.float32), unit(val).astype(np.float32))
+    matrix = influence_matrix(unit(train).astype(np.float32), unit_val)
     np.testing.assert_allclose(matrix, cosines, atol=1e-3)
 
 

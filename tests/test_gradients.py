@@ -13,8 +13,10 @@ from icons.config import LoraConfig, ModelConfig
 from icons.data.records import Records
 from icons.data.samples import Batch, DataSource, Sample
 from icons.gradients.lora import lora_pairs
-from icons.gradients.per_sample import backpropagate, gradient_rows
+from icons.gradients.per_sample import ForwardPass, backpropagate
 from icons.gradients.projection import make_projector
+from icons.gradients.rows import projected_rows
+from icons.gradients.types import sgd
 from icons.models.loading import attach_fresh_lora, load_base
 from icons.models.vlm import VisionLanguageModel
 from tests.reference.gradients import randomise_lora, sequential_gradients
@@ -51,15 +53,16 @@ def batch_of(source: DataSource, samples: list[Sample]) -> Batch:
     return batch
 
 
+def forward_pass(model: VisionLanguageModel, batch: Batch) -> ForwardPass:
+    return ForwardPass(model.lora_pairs(), lambda: model.hidden_states(batch), model.head, batch.labels)
+
+
 def batched_gradients(
     model: VisionLanguageModel, source: DataSource, samples: list[Sample]
 ) -> tuple[dict[str, Tensor], Tensor]:
     found: dict[str, Tensor] = {}
-    batch = batch_of(source, samples)
-    losses, _ = backpropagate(
-        model.lora_pairs(), lambda: model.hidden_states(batch), model.head, batch.labels, found.__setitem__
-    )
-    return found, losses
+    losses = backpropagate(forward_pass(model, batch_of(source, samples)), found.__setitem__)
+    return found, losses.mean_B
 
 
 def test_a_batch_gives_each_sample_its_own_gradient(
@@ -79,12 +82,12 @@ def test_the_norm_is_exact_and_the_row_has_length_one(
     model: VisionLanguageModel, source: DataSource, samples: list[Sample]
 ) -> None:
     batch, projector = batch_of(source, samples), make_projector("count_sketch", 256, 0)
-    rows = gradient_rows(model.lora_pairs(), lambda: model.hidden_states(batch), model.head, batch.labels, projector)
+    rows = projected_rows(forward_pass(model, batch), projector, sgd)
     expected, _ = sequential_gradients(model, source, samples)
     norms = torch.stack([torch.cat([g.flatten() for g in one.values()]).norm() for one in expected])
     torch.testing.assert_close(rows.norms_B, norms, rtol=1e-5, atol=0)
-    torch.testing.assert_close(rows.unit_BD.norm(dim=1), torch.ones(len(samples)))
-    assert rows.target_tokens_B.tolist() == [sample.tokens.num_targets for sample in samples]
+    torch.testing.assert_close(rows.values_BD.norm(dim=1), torch.ones(len(samples)))
+    assert rows.losses.tokens_B.tolist() == [sample.tokens.num_targets for sample in samples]
 
 
 @pytest.mark.parametrize("kind", ["count_sketch", "rademacher"])
@@ -93,8 +96,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(
 ) -> None:
     def rows_of(chosen: list[Sample]) -> Tensor:
         batch, projector = batch_of(source, chosen), make_projector(kind, 256, 0)
-        pairs = model.lora_pairs()
-        return gradient_rows(pairs, lambda: model.hidden_states(batch), model.head, batch.labels, projector).unit_BD
+        return projected_rows(forward_pass(model, batch), projector, sgd).values_BD
 
     together = rows_of(samples)
     for index, sample in enumerate(samples[:6]):

@@ -55,10 +55,29 @@ class Batch:
     """
 
     rows: list[int]
+    lengths: list[int]
     input_ids: Tensor
     labels: Tensor
     pixel_values: Tensor | None
     image_index: list[int]
+
+    @property
+    def padded_tokens(self) -> int:
+        return self.input_ids.numel()
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Samples [start, stop) as a batch of their own, with no more padding and images than they need."""
+        longest = max(self.lengths[start:stop])
+        images = sorted({index for index in self.image_index[start:stop] if index >= 0})
+        place = {index: position for position, index in enumerate(images)} | {-1: -1}
+        return Batch(
+            rows=self.rows[start:stop],
+            lengths=self.lengths[start:stop],
+            input_ids=self.input_ids[start:stop, :longest],
+            labels=self.labels[start:stop, :longest],
+            pixel_values=self.pixel_values[images] if self.pixel_values is not None and images else None,
+            image_index=[place[index] for index in self.image_index[start:stop]],
+        )
 
 
 @dataclass(frozen=True)
@@ -142,6 +161,7 @@ class DataSource:
         place = {path: index for index, path in enumerate(pixels)}
         return Batch(
             rows=[sample.row for sample in samples],
+            lengths=[sample.length for sample in samples],
             input_ids=input_ids,
             labels=labels,
             pixel_values=torch.stack(list(pixels.values())) if pixels else None,

@@ -1,7 +1,6 @@
-"""Gradient features of a batch: each sample's own mean token loss, its LoRA gradient, projected as it is produced.
+"""One pass of a batch: each sample's own mean token loss, backpropagated into its own LoRA gradient.
 
-Source: ICONS (arXiv 2501.00654) section 3: the gradient of a sample's loss with respect to the LoRA parameters,
-randomly projected.
+Source: ICONS (arXiv 2501.00654) section 3: the gradient of a sample's loss with respect to the LoRA parameters.
 """
 
 from __future__ import annotations
@@ -14,77 +13,68 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icons.gradients.lora import LoraPair, Sink, per_sample_gradients
-from icons.gradients.projection import Projector
 
 IGNORE = -100  # torch's own ignore_index
 
 
 @dataclass(frozen=True)
-class GradientRows:
-    """Per sample: the projected gradient [B, dim] as a unit row, the exact norm of the whole gradient, the loss.
-
-    All float32 on the model's device; `target_tokens` int64. A zero gradient gives a zero row.
-    """
-
-    unit_BD: Tensor
-    norms_B: Tensor
-    losses_B: Tensor
-    target_tokens_B: Tensor
-
-
-def gradient_rows(
-    pairs: list[LoraPair],
-    hidden: Callable[[], Tensor],
-    head: Callable[[Tensor], Tensor],
-    labels_BT: Tensor,
-    projector: Projector,
-) -> GradientRows:
-    """One forward and one backward pass for a whole batch.
+class ForwardPass:
+    """How to run one batch.
 
     `hidden` runs the model up to the last hidden states [B, T, H]; `head` gives the logits of positions [n, H];
     labels [B, T] say what each position is to predict (IGNORE where nothing), at least one a sample.
     """
-    batch = labels_BT.shape[0]
-    device = labels_BT.device
-    sketch_BD = torch.zeros(batch, projector.dim, device=device)
-    squares_B = torch.zeros(batch, device=device)
 
-    def project(name: str, grads_BP: Tensor) -> None:
-        squares_B.add_(torch.linalg.vector_norm(grads_BP, dim=1, dtype=torch.float32).square_())
-        projector.add(name, grads_BP, sketch_BD)
-
-    losses_B, tokens_B = backpropagate(pairs, hidden, head, labels_BT, project)
-    length_B1 = torch.linalg.vector_norm(sketch_BD, dim=1, keepdim=True)
-    unit_BD = torch.where(length_B1 > 0, sketch_BD / length_B1, sketch_BD)
-    return GradientRows(unit_BD, squares_B.sqrt(), losses_B, tokens_B)
+    pairs: list[LoraPair]
+    hidden: Callable[[], Tensor]
+    head: Callable[[Tensor], Tensor]
+    labels_BT: Tensor
 
 
-def backpropagate(
-    pairs: list[LoraPair],
-    hidden: Callable[[], Tensor],
-    head: Callable[[Tensor], Tensor],
-    labels_BT: Tensor,
-    sink: Sink,
-) -> tuple[Tensor, Tensor]:
-    """Runs the batch and hands every LoRA tensor's per-sample gradients to `sink`.
+@dataclass(frozen=True)
+class Losses:
+    """Mean token loss of each sample [B] float32 and its count of labels [B] int64, on the model's device."""
+
+    mean_B: Tensor
+    tokens_B: Tensor
+
+
+def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
+    """Runs the batch forward once and backward once per sink, each given every LoRA tensor's gradients [B, numel].
 
     What is backpropagated is the sum over samples of each sample's mean token loss: a mean over the batch's tokens
-    would weigh the samples against each other. Returns the losses [B] float32 and the label counts [B] int64.
+    would weigh the samples against each other. Raises ValueError when a LoRA layer is used twice in one pass, since
+    its gradient would then come in pieces.
     """
-    with torch.enable_grad(), per_sample_gradients(pairs, sink):
-        losses_B, tokens_B = sample_losses(hidden(), head, labels_BT)
-        losses_B.sum().backward()  # type: ignore[no-untyped-call]
-    return losses_B.detach(), tokens_B
+    seen: set[str] = set()
+    active = sinks[0]
+
+    def once(name: str, grads_BP: Tensor) -> None:
+        if name in seen:
+            raise ValueError(f"{name} is used more than once in a forward pass; that is not supported")
+        seen.add(name)
+        active(name, grads_BP)
+
+    with torch.enable_grad(), per_sample_gradients(batch.pairs, once):
+        losses = sample_losses(batch.hidden(), batch.head, batch.labels_BT)
+        total = losses.mean_B.sum()
+        for active in sinks:
+            seen.clear()
+            total.backward(retain_graph=active is not sinks[-1])  # type: ignore[no-untyped-call]
+    return Losses(losses.mean_B.detach(), losses.tokens_B)
 
 
-def sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], labels_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of each sample's labelled positions [B] float32 and their count [B] int64.
-
-    Logits are computed at those positions only.
-    """
+def sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], labels_BT: Tensor) -> Losses:
+    """Mean cross-entropy of each sample's labelled positions; logits are computed at those positions only."""
     sample_N, position_N = torch.nonzero(labels_BT != IGNORE, as_tuple=True)
     logits_NV = head(hidden_BTH[sample_N, position_N]).float()
     loss_N = F.cross_entropy(logits_NV, labels_BT[sample_N, position_N], reduction="none")
     tokens_B = (labels_BT != IGNORE).sum(1)
     sums_B = torch.zeros(labels_BT.shape[0], device=loss_N.device).index_add(0, sample_N, loss_N)
-    return sums_B / tokens_B, tokens_B
+    return Losses(sums_B / tokens_B, tokens_B)
+
+
+def squared_norms(grads_BP: Tensor) -> Tensor:
+    """|g|^2 of each row [B], float32."""
+    norms_B: Tensor = torch.linalg.vector_norm(grads_BP, dim=1, dtype=torch.float32)
+    return norms_B.square_()

@@ -6,6 +6,7 @@ Source of the numbers: LLaVA-1.5 (image padded to a square, feature layer -2, cl
 from __future__ import annotations
 
 import json
+import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,6 +158,31 @@ def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"adapter {path} cannot be read ({error})") from None
+
+
+def adam_moments(model: VisionLanguageModel, folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """LoRA tensor name -> Adam's first and second moments, [numel] float32 on the model's device.
+
+    From the optimizer.pt that the Hugging Face Trainer left beside the adapter: its parameters are numbered in the
+    order of the model's own. Raises UserError when they are not those of the adapter.
+    """
+    path = folder / "optimizer.pt"
+    try:
+        found = torch.load(path, map_location=model.device, weights_only=True)
+        numbers = [number for group in found["param_groups"] for number in group["params"]]
+        states = [found["state"][number] for number in numbers]
+    except (OSError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} cannot be read as an optimizer's state ({str(error).splitlines()[0]})") from None
+    named = {name.replace(".default", ""): p for name, p in model.peft.named_parameters() if "lora_" in name}
+    shapes = [tuple(parameter.shape) for parameter in named.values()]
+    if [tuple(state["exp_avg"].shape) for state in states] != shapes:
+        raise UserError(
+            f"{path} is not of this adapter: {len(states)} parameters, expected {len(shapes)} of its shapes"
+        )
+    return {
+        name: (state["exp_avg"].flatten().float(), state["exp_avg_sq"].flatten().float())
+        for name, state in zip(named, states, strict=True)
+    }
 
 
 def _pairs_or_refuse(model: VisionLanguageModel, folder: Path) -> list[Any]:

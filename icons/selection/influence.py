@@ -27,9 +27,9 @@ def influence_scores(unit_ND: Float32, directions_TD: Float32) -> Float32:
     return unit_ND @ directions_TD.T
 
 
-def influence_matrix(unit_ND: Float32, unit_MD: Float32) -> npt.NDArray[np.float16]:
-    """Cosines [n, M] of training with validation rows, float16."""
-    return (unit_ND @ unit_MD.T).astype(np.float16)
+def influence_matrix(unit_ND: Float32, unit_MD: npt.NDArray[np.float16]) -> Float32:
+    """Cosines [n, M] of training with validation rows."""
+    return unit_ND @ unit_MD.astype(np.float32).T
 
 
 def combine_groups(scores_NT: Float32, members: Sequence[Sequence[int]]) -> Float32:

@@ -1,145 +1,141 @@
-"""Gradient rows of a range of records, shard by shard: what train-grads and val-grads share."""
+"""Rows of a range of records, shard by shard: what train-grads and val-grads share.
+
+The next shard is tokenised and images are decoded while the device computes; a shard is written while the next one is
+under way.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from icons.config import Config
 from icons.data.records import Records
-from icons.data.samples import BadRecord, Batch, DataSource
+from icons.data.samples import BadRecord, Batch, DataSource, Sample
 from icons.errors import BadRecordError, UserError
-from icons.gradients.lora import LoraPair
-from icons.gradients.per_sample import GradientRows, gradient_rows
-from icons.gradients.projection import Projector, make_projector
-from icons.models.loading import attach_adapter, load_base
-from icons.models.vlm import VisionLanguageModel
+from icons.gradients.rows import Rows
 from icons.progress import Progress
+from icons.stages.extractor import Extractor
 from icons.store.files import Array
-from icons.store.layout import RunFolder
 from icons.store.rows import Manifest, RowWriter
 
 
 @dataclass(frozen=True)
 class DataRange:
-    """Rows [start, stop) of an opened data file, and the folder its rows go to."""
+    """Rows [start, stop) of an opened data file."""
 
     records: Records
     images: Path | None
     start: int
     stop: int
-    folder: Path
     title: str
 
 
-class Collector:
-    """Computes gradient rows with one checkpoint's adapter; the model is loaded when the first row needs it."""
+def collect(extractor: Extractor, data: DataRange, writer: RowWriter) -> Manifest:
+    """Computes and writes the shards that are not there yet.
 
-    def __init__(self, config: Config, checkpoint: int | str) -> None:
-        self.config = config
-        self.adapter = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
+    Raises BadRecordError for the first record that cannot be used (unless `on_bad_record: skip`) and UserError when a
+    loss or a gradient is not finite; finished shards stay.
+    """
+    source = DataSource(data.records, data.images, extractor.model.inputs)
+    windows = list(writer.windows(extractor.config.gradients.shard_rows))
+    written: Future[None] | None = None
+    with (
+        Progress(data.title, data.stop - data.start, writer.manifest.next_row - data.start) as progress,
+        ThreadPoolExecutor(1) as background,
+        ThreadPoolExecutor(1) as ahead,
+    ):
+        for (start, stop), (samples, bad) in zip(windows, _encoded(source, windows, ahead), strict=True):
+            begin = time.monotonic()
+            tensors = _shard(extractor, source, start, stop, samples, bad, progress)
+            if written is not None:
+                written.result()
+            written = background.submit(_write, writer, tensors, start, stop, bad, time.monotonic() - begin)
+        if written is not None:
+            written.result()
+    return writer.manifest
 
-    @cached_property
-    def model(self) -> VisionLanguageModel:
-        return attach_adapter(load_base(self.config.model), self.adapter)
 
-    @cached_property
-    def pairs(self) -> list[LoraPair]:
-        return self.model.lora_pairs()
+def _encoded(
+    source: DataSource, windows: list[tuple[int, int]], ahead: ThreadPoolExecutor
+) -> Iterator[tuple[list[Sample], list[BadRecord]]]:
+    """Each window's samples, tokenised in a thread one window ahead."""
+    coming: Future[tuple[list[Sample], list[BadRecord]]] | None = None
+    for number in range(len(windows)):
+        current = coming or ahead.submit(source.samples, range(*windows[number]))
+        later = windows[number + 1 : number + 2]
+        coming = ahead.submit(source.samples, range(*later[0])) if later else None
+        yield current.result()
 
-    @cached_property
-    def projector(self) -> Projector:
-        settings = self.config.gradients
-        return make_projector(settings.projection, settings.dim, settings.seed)
 
-    @property
-    def num_workers(self) -> int:
-        chosen = self.config.gradients.num_workers
-        if chosen is not None:
-            return chosen
-        return 0 if self.model.device.type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
+def _write(
+    writer: RowWriter, tensors: dict[str, Array], start: int, stop: int, bad: list[BadRecord], seconds: float
+) -> None:
+    invalid = int((~tensors["valid"]).sum())
+    listed = [{"row": record.row, "reason": record.reason} for record in sorted(bad, key=lambda record: record.row)]
+    writer.append(tensors, start, stop, invalid, listed, seconds)
 
-    def collect(self, data: DataRange, writer: RowWriter) -> Manifest:
-        """Computes and writes the shards that are not there yet.
 
-        Raises BadRecordError for the first record that cannot be used (unless `on_bad_record: skip`) and UserError
-        when a loss or a gradient is not finite; finished shards stay.
-        """
-        source = DataSource(data.records, data.images, self.model.inputs)
-        total, done = data.stop - data.start, writer.manifest.next_row - data.start
-        with Progress(data.title, total, done) as progress:
-            for start, stop in writer.windows(self.config.gradients.shard_rows):
-                begin = time.monotonic()
-                tensors, bad = self._shard(source, start, stop, progress)
-                invalid = int((~tensors["valid"]).sum())
-                named = [{"row": record.row, "reason": record.reason} for record in bad]
-                writer.append(tensors, start, stop, invalid, named, time.monotonic() - begin)
-        return writer.manifest
+def _shard(
+    extractor: Extractor,
+    source: DataSource,
+    start: int,
+    stop: int,
+    samples: list[Sample],
+    bad: list[BadRecord],
+    progress: Progress,
+) -> dict[str, Array]:
+    """The arrays of one shard; records that turn out bad on the way are added to `bad`."""
+    _refuse(extractor, bad)
+    tensors = extractor.empty_shard(start, stop)
+    progress.advance(len(bad))
+    waiting: tuple[Batch, Rows] | None = None
+    workers = _num_workers(extractor)
+    for batch, unreadable in source.batches(samples, extractor.tokens_per_batch, workers):
+        _refuse(extractor, unreadable)
+        bad += unreadable
+        progress.advance(len(unreadable))
+        for part, rows in extractor.rows(batch) if batch else ():
+            # Fetched one batch late, so that a GPU has its next work before it is waited for.
+            if waiting is not None:
+                _fill(extractor, source, tensors, start, *waiting)
+            waiting = part, rows
+            progress.advance(len(part.rows))
+    if waiting is not None:
+        _fill(extractor, source, tensors, start, *waiting)
+    return tensors | extractor.take_sums()
 
-    def _shard(
-        self, source: DataSource, start: int, stop: int, progress: Progress
-    ) -> tuple[dict[str, Array], list[BadRecord]]:
-        samples, bad = source.samples(range(start, stop))
-        self._refuse(bad)
-        tensors = _empty_shard(start, stop, self.config.gradients.dim)
-        progress.advance(len(bad))
-        for batch, unreadable in source.batches(samples, self.config.gradients.tokens_per_batch, self.num_workers):
-            self._refuse(unreadable)
-            bad += unreadable
-            if batch is not None:
-                self._fill(tensors, start, batch, source)
-            progress.advance(len(unreadable) + (len(batch.rows) if batch else 0))
-        return tensors, sorted(bad, key=lambda record: record.row)
 
-    def _fill(self, tensors: dict[str, Array], start: int, batch: Batch, source: DataSource) -> None:
-        model = self.model
-        rows = gradient_rows(
-            self.pairs,
-            lambda: model.hidden_states(batch),
-            model.head,
-            batch.labels.to(model.device),
-            self.projector,
+def _fill(
+    extractor: Extractor, source: DataSource, tensors: dict[str, Array], start: int, batch: Batch, rows: Rows
+) -> None:
+    finite = torch.isfinite(rows.losses.mean_B) & torch.isfinite(rows.norms_B)
+    if not bool(finite.all()):
+        row = batch.rows[int((~finite).nonzero()[0])]
+        where = source.records.where(row, source.records[row])
+        raise UserError(
+            f"{where}: the loss or its gradient is not a finite number; "
+            "check the weights for NaN, or use model.dtype bfloat16 or float32"
         )
-        finite = torch.isfinite(rows.losses_B) & torch.isfinite(rows.norms_B)
-        if not bool(finite.all()):
-            row = batch.rows[int((~finite).nonzero()[0])]
-            where = source.records.where(row, source.records[row])
-            raise UserError(
-                f"{where}: the loss or its gradient is not a finite number; "
-                "check the weights for NaN, or use model.dtype bfloat16 or float32"
-            )
-        _store(tensors, np.array(batch.rows) - start, rows)
-
-    def _refuse(self, bad: list[BadRecord]) -> None:
-        if bad and self.config.on_bad_record == "error":
-            more = f" (and {len(bad) - 1} more here)" if len(bad) > 1 else ""
-            raise BadRecordError(
-                f"{bad[0].reason}{more}; mend it, or set on_bad_record: skip; `icons validate` lists them all"
-            )
+    extractor.fill(tensors, np.array(batch.rows) - start, rows)
 
 
-def _empty_shard(start: int, stop: int, dim: int) -> dict[str, Array]:
-    count = stop - start
-    return {
-        "rows": np.arange(start, stop, dtype=np.int64),
-        "grads": np.zeros((count, dim), np.float16),
-        "norms": np.zeros(count, np.float32),
-        "losses": np.zeros(count, np.float32),
-        "target_tokens": np.zeros(count, np.int32),
-        "valid": np.zeros(count, np.bool_),
-    }
+def _refuse(extractor: Extractor, bad: list[BadRecord]) -> None:
+    if bad and extractor.config.on_bad_record == "error":
+        more = f" (and {len(bad) - 1} more here)" if len(bad) > 1 else ""
+        raise BadRecordError(
+            f"{bad[0].reason}{more}; mend it, or set on_bad_record: skip; `icons validate` lists them all"
+        )
 
 
-def _store(tensors: dict[str, Array], at: Any, rows: GradientRows) -> None:
-    tensors["grads"][at] = rows.unit_BD.half().cpu().numpy()
-    tensors["norms"][at] = rows.norms_B.cpu().numpy()
-    tensors["losses"][at] = rows.losses_B.cpu().numpy()
-    tensors["target_tokens"][at] = rows.target_tokens_B.cpu().numpy()
-    tensors["valid"][at] = True
+def _num_workers(extractor: Extractor) -> int:
+    chosen = extractor.config.gradients.num_workers
+    if chosen is not None:
+        return chosen
+    return 0 if extractor.model.device.type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))

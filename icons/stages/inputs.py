@@ -1,4 +1,4 @@
-"""What a gradient row was made of: the fingerprint that ties train, validation and influence together."""
+"""What a row was made of: the fingerprints that tie training, validation and influence together."""
 
 from __future__ import annotations
 
@@ -8,16 +8,46 @@ from pathlib import Path
 
 from icons.config import Config
 from icons.errors import UserError
+from icons.stages.directions import tasks_digest
 from icons.store.fingerprint import Fingerprint, file_digest, model_digest
 from icons.store.layout import RunFolder
 
+EXACT_VERSION = 1
+OWN_FIELDS = frozenset({"data", "num_rows", "gradient_type", "moments", "tasks"})
+"""Fields in which training and validation rows that belong together may differ."""
 
-def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
-    """Everything but the data that decides a gradient row; equal for all rows that may be compared.
 
-    Raises UserError when the model folder or the adapter is missing, or when `gradients.dim` exceeds the number of
-    LoRA parameters.
+def train_fingerprint(config: Config, checkpoint: int | str, num_rows: int) -> Fingerprint:
+    """What the training rows of a checkpoint are made of; with exact influence the tasks' gradients too.
+
+    Raises UserError when the model, the adapter, or (exact) a task's gradients are missing, or when `gradients.dim`
+    exceeds the number of LoRA parameters.
     """
+    fingerprint = _features(config, checkpoint) | {"gradient_type": config.gradients.type}
+    if config.gradients.type == "adam":
+        folder = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
+        if not (folder / "optimizer.pt").is_file():
+            raise UserError(
+                f"gradients.type adam needs the warm-up's optimizer, and {folder} has no optimizer.pt; "
+                "use an adapter of `icons warmup`, or type sgd"
+            )
+        fingerprint["moments"] = file_digest(folder / "optimizer.pt")[:16]
+    if config.gradients.projection == "none":
+        fingerprint["tasks"] = tasks_digest(config, checkpoint)
+    return fingerprint | _data(config.train.data, num_rows)
+
+
+def val_fingerprint(config: Config, checkpoint: int | str, data: Path, num_rows: int) -> Fingerprint:
+    """What a task's validation rows are made of; their gradients are plain also when `gradients.type` is adam."""
+    return _features(config, checkpoint) | {"gradient_type": val_type(config.gradients.type)} | _data(data, num_rows)
+
+
+def val_type(train_type: str) -> str:
+    """The gradient type of the validation side (LESS, arXiv 2402.04333: Adam on the training side only)."""
+    return "sgd" if train_type == "adam" else train_type
+
+
+def _features(config: Config, checkpoint: int | str) -> Fingerprint:
     from icons.gradients.projection import make_projector
     from icons.models.loading import adapter_shapes, model_folder
 
@@ -25,15 +55,12 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
     if not folder.is_dir():
         steps = "" if checkpoint == "final" else f", and warmup.save_steps must divide {checkpoint}"
         raise UserError(f"no adapter {folder}; run `icons warmup` first or set model.adapter{steps}")
-    shapes = adapter_shapes(folder)
-    parameters = sum(prod(shape) for shape in shapes.values())
-    if config.gradients.dim > parameters:
-        raise UserError(
-            f"gradients.dim {config.gradients.dim} exceeds the {parameters} parameters of the adapter {folder}"
-        )
-    gradients = config.gradients
-    projector = make_projector(gradients.projection, gradients.dim, gradients.seed)
+    gradients, exact = config.gradients, config.gradients.projection == "none"
+    parameters = sum(prod(shape) for shape in adapter_shapes(folder).values())
+    if not exact and gradients.dim > parameters:
+        raise UserError(f"gradients.dim {gradients.dim} exceeds the {parameters} parameters of the adapter {folder}")
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    projector = None if exact else make_projector(gradients.projection, gradients.dim, gradients.seed)
     return {
         "base_model": model_digest(model_folder(config.model.base)),
         "adapter": file_digest(folder / "adapter_model.safetensors")[:16],
@@ -43,14 +70,12 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
         "template": config.model.template,
         "image_aspect_ratio": config.model.image_aspect_ratio,
         "max_length": config.model.max_length,
-        "gradient_type": gradients.type,
         "projection": gradients.projection,
-        "dim": gradients.dim,
-        "projection_seed": gradients.seed,
-        "projection_version": projector.version,
+        "dim": None if exact else gradients.dim,
+        "projection_seed": None if exact else gradients.seed,
+        "projection_version": EXACT_VERSION if projector is None else projector.version,
     }
 
 
-def with_data(features: Fingerprint, data: Path, num_rows: int) -> Fingerprint:
-    """The features' fingerprint with the data file's own: its bytes and its number of records."""
-    return {**features, "data": file_digest(data)[:16], "num_rows": num_rows}
+def _data(data: Path, num_rows: int) -> Fingerprint:
+    return {"data": file_digest(data)[:16], "num_rows": num_rows}

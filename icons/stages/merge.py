@@ -8,7 +8,7 @@ from icons.config import Config
 from icons.data.records import chunk_range
 from icons.errors import UserError
 from icons.progress import say
-from icons.stages.inputs import feature_fingerprint, with_data
+from icons.stages.inputs import train_fingerprint
 from icons.stages.train_grads import open_training_data
 from icons.store.fingerprint import require_same
 from icons.store.index import Index, read_index, write_index
@@ -20,7 +20,7 @@ def merge(config: Config) -> None:
     """Raises UserError naming the chunks that are missing, a shard that is gone, or the first field that differs."""
     records = open_training_data(config)
     for checkpoint in config.gradients.checkpoints:
-        fingerprint = with_data(feature_fingerprint(config, checkpoint), records.path, len(records))
+        fingerprint = train_fingerprint(config, checkpoint, len(records))
         path = RunFolder(config.output_dir).index(checkpoint)
         shards, missing = _shards(config, checkpoint, len(records), fingerprint, path.parent)
         if missing:

@@ -1,8 +1,12 @@
-"""`icons specialist`: influence of every training row on every task, in one pass over the training shards."""
+"""`icons specialist`: influence of every training row on every task, in one pass over the training shards.
+
+With several checkpoints the influence is their weighted sum (LESS, arXiv 2402.04333, section 3).
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,112 +14,156 @@ import numpy as np
 from icons.config import Config
 from icons.errors import UserError
 from icons.progress import Progress, say
-from icons.selection.influence import (
-    Float32,
-    combine_groups,
-    influence_matrix,
-    influence_scores,
-    mean_direction,
-)
+from icons.selection.influence import Float32, combine_groups, influence_matrix, influence_scores, mean_direction
+from icons.stages.checkpoints import checkpoint_weights
+from icons.stages.directions import complete_task, task_digest
+from icons.stages.inputs import OWN_FIELDS, val_type
 from icons.store.files import Array, read_tensors, write_tensors
 from icons.store.fingerprint import Fingerprint, digest, require_same
 from icons.store.index import Index, read_index
 from icons.store.layout import RunFolder
-from icons.store.rows import RowWriter, Shard, read_manifest
+from icons.store.rows import RowWriter, Shard
 from icons.store.scores import Scores, read_scores_header, write_scores
 
 
 @dataclass(frozen=True)
 class TaskRows:
-    """A task's validation rows: unit rows [M, d] float16 (invalid ones zero), their mean direction [d], a digest."""
+    """A task's validation rows at one checkpoint: unit rows [M, d] float16 (invalid ones zero), their mean [d]."""
 
     unit: Array
     direction: Float32
-    digest: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows of one checkpoint, its weight in the sum, and the tasks to compare with (none: scores are exact)."""
+
+    index: Index
+    weight: float
+    tasks: dict[str, TaskRows]
 
 
 def specialist(config: Config) -> None:
-    """Scores [N, K] for the checkpoint's rows; the full matrices too with `influence.save_matrix`.
+    """Scores [N, K]; with `influence.save_matrix` the matrices of all cosines too (not with exact influence).
 
     Resumes at the first training shard not yet scored. Raises UserError when a task's rows are missing or were made
     otherwise than the training rows.
     """
     folder = RunFolder(config.output_dir)
-    checkpoint = config.gradients.checkpoints[0]
-    index = read_index(folder.index(checkpoint))
-    tasks = {task.name: _load_task(config, checkpoint, task.name, index) for task in config.tasks}
-    made_of = _fingerprint(config, index, tasks)
+    indices = [read_index(folder.index(checkpoint)) for checkpoint in config.gradients.checkpoints]
+    made_of = _fingerprint(config, indices)
+    rows = indices[0].num_rows
+    shape = f"{rows} rows x {len(config.columns)} tasks"
     if read_scores_header(folder.scores).get("fingerprint") == digest(made_of):
-        say(f"specialist: {index.num_rows} rows x {len(config.columns)} tasks, already done")
+        say(f"specialist: {shape}, already done")
         return
     begin = time.monotonic()
-    writer = RowWriter(folder.influence / "parts", 0, index.num_rows, made_of, restart=True)
-    with Progress("specialist", index.num_rows, writer.manifest.next_row, "rows") as progress:
-        for number in range(len(writer.manifest.shards), len(index.shards)):
-            _score_shard(config, index, number, tasks, writer)
-            progress.advance(index.shards[number].stop - index.shards[number].start)
-    scores = _gather(config, writer, digest(made_of), str(index.fingerprint["data"]))
-    write_scores(folder.scores, scores)
-    seconds = time.monotonic() - begin
-    shape = f"{index.num_rows} rows x {len(config.columns)} tasks"
-    say(f"specialist: {shape} in {seconds:.1f} s, written to {folder.scores}")
+    sources = _sources(config, indices)
+    writer = RowWriter(folder.influence / "parts", 0, rows, made_of, restart=True)
+    with Progress("specialist", rows, writer.manifest.next_row, "rows") as progress:
+        for number in range(len(writer.manifest.shards), len(indices[0].shards)):
+            _score_shard(config, sources, number, writer)
+            progress.advance(indices[0].shards[number].stop - indices[0].shards[number].start)
+    write_scores(folder.scores, _gather(config, writer, digest(made_of), str(indices[0].fingerprint["data"])))
+    say(f"specialist: {shape} in {time.monotonic() - begin:.1f} s, written to {folder.scores}")
 
 
-def _load_task(config: Config, checkpoint: int | str, name: str, index: Index) -> TaskRows:
+def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
+    """What the scores are made of; checks on the way that tasks and training rows belong together."""
+    columns = ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items())
+    made_of: Fingerprint = {"columns": columns, "matrix": config.influence.save_matrix}
+    ranges = [[(shard.start, shard.stop) for shard in index.shards] for index in indices]
+    if any(other != ranges[0] for other in ranges):
+        raise UserError("the checkpoints' rows lie in different shards; compute them with one gradients.shard_rows")
+    for checkpoint, index, weight in zip(
+        config.gradients.checkpoints, indices, checkpoint_weights(config), strict=True
+    ):
+        made_of |= {f"train_rows {checkpoint}": index.digest, f"weight {checkpoint}": weight}
+        for task in config.tasks:
+            manifest = complete_task(config, checkpoint, task.name)
+            folder = RunFolder(config.output_dir).task(checkpoint, task.name)
+            expected = {key: value for key, value in index.fingerprint.items() if key not in OWN_FIELDS}
+            found = {key: value for key, value in manifest.fingerprint.items() if key not in OWN_FIELDS}
+            require_same(
+                found | {"gradient_type": manifest.fingerprint.get("gradient_type")},
+                expected | {"gradient_type": val_type(str(index.fingerprint["gradient_type"]))},
+                f"task {task.name} was made otherwise than the training rows",
+                f"delete {folder} and run `icons val-grads --task {task.name}`",
+            )
+            made_of[f"task {task.name} {checkpoint}"] = task_digest(manifest)
+    return made_of
+
+
+def _sources(config: Config, indices: list[Index]) -> list[Source]:
+    exact = config.gradients.projection == "none"
+    weights = checkpoint_weights(config)
+    return [
+        Source(
+            index,
+            weight,
+            {} if exact else {task.name: _load_task(config, checkpoint, task.name) for task in config.tasks},
+        )
+        for checkpoint, index, weight in zip(config.gradients.checkpoints, indices, weights, strict=True)
+    ]
+
+
+def _load_task(config: Config, checkpoint: int | str, name: str) -> TaskRows:
     folder = RunFolder(config.output_dir).task(checkpoint, name)
-    manifest = read_manifest(folder)
-    if manifest is None or not manifest.complete:
-        raise UserError(f"task {name} has no complete gradients in {folder}; run `icons val-grads --task {name}`")
-    own = {"data", "num_rows"}
-    require_same(
-        {key: value for key, value in manifest.fingerprint.items() if key not in own},
-        {key: value for key, value in index.fingerprint.items() if key not in own},
-        f"task {name} was made otherwise than the training rows",
-        f"delete {folder} and run `icons val-grads --task {name}`",
-    )
+    manifest = complete_task(config, checkpoint, name)
     tensors = [read_tensors(folder / shard.file, ["grads", "valid"]) for shard in manifest.shards]
     unit = np.concatenate([part["grads"] for part in tensors])
     valid = np.concatenate([part["valid"] for part in tensors])
     if not valid.any():
         raise UserError(f"task {name} has no valid validation row; see {folder}/manifest.json for the reasons")
-    shards = [shard.sha256 for shard in manifest.shards]
-    return TaskRows(unit, mean_direction(unit, valid), digest({**manifest.fingerprint, "shards": shards}))
+    return TaskRows(unit, mean_direction(unit, valid))
 
 
-def _fingerprint(config: Config, index: Index, tasks: dict[str, TaskRows]) -> Fingerprint:
-    columns = ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items())
-    made_of: Fingerprint = {
-        "train_rows": index.digest,
-        "columns": columns,
-        "matrix": config.influence.save_matrix,
-    }
-    return made_of | {f"task {name}": rows.digest for name, rows in tasks.items()}
-
-
-def _score_shard(config: Config, index: Index, number: int, tasks: dict[str, TaskRows], writer: RowWriter) -> None:
+def _score_shard(config: Config, sources: list[Source], number: int, writer: RowWriter) -> None:
     begin = time.monotonic()
-    shard = index.shards[number]
-    tensors = _read_training_shard(index, shard)
-    unit = tensors["grads"].astype(np.float32)
-    if config.influence.save_matrix:
-        for name, rows in tasks.items():
-            path = RunFolder(config.output_dir).matrix(name) / f"matrix-{number:05d}.safetensors"
-            write_tensors(path, {"influence": influence_matrix(unit, rows.unit.astype(np.float32))})
-    scores = influence_scores(unit, np.stack([rows.direction for rows in tasks.values()]))
+    shard = sources[0].index.shards[number]
+    read = [_read_training_shard(source, number) for source in sources]
+    valid = np.logical_and.reduce([tensors["valid"] for tensors in read])
+    scores: Float32 = np.zeros((len(valid), len(config.tasks)), np.float32)
+    for source, tensors in zip(sources, read, strict=True):
+        scores += np.float32(source.weight) * _scores(source, tensors)
+    scores[~valid] = 0
     if not np.isfinite(scores).all():
-        raise UserError(f"{index.path(shard)} holds numbers that are not finite; delete its chunk and compute it again")
-    part = {"rows": tensors["rows"], "scores": scores, "valid": tensors["valid"]}
-    writer.append(part, shard.start, shard.stop, shard.invalid, [], time.monotonic() - begin)
+        path = sources[0].index.path(shard)
+        raise UserError(f"{path} or its like holds numbers that are not finite; delete its chunk and compute it again")
+    if config.influence.save_matrix:
+        for name, matrix in _matrices(sources, read):
+            path = RunFolder(config.output_dir).matrix(name) / f"matrix-{number:05d}.safetensors"
+            write_tensors(path, {"influence": matrix})
+    part = {"rows": read[0]["rows"], "scores": scores, "valid": valid}
+    writer.append(part, shard.start, shard.stop, int((~valid).sum()), [], time.monotonic() - begin)
 
 
-def _read_training_shard(index: Index, shard: Shard) -> dict[str, Array]:
-    path = index.path(shard)
-    tensors = read_tensors(path, ["rows", "grads", "valid"])
+def _read_training_shard(source: Source, number: int) -> dict[str, Array]:
+    shard: Shard = source.index.shards[number]
+    path = source.index.path(shard)
+    tensors = read_tensors(path, ["rows", "valid", "grads" if source.tasks else "scores"])
     if not np.array_equal(tensors["rows"], np.arange(shard.start, shard.stop)):
-        raise UserError(
-            f"{path} does not hold rows {shard.start} to {shard.stop - 1}; delete its chunk's folder and run"
-        )
+        raise UserError(f"{path} does not hold rows {shard.start} to {shard.stop - 1}; delete its chunk's folder")
+    if "grads" in tensors:
+        tensors["grads"] = tensors["grads"].astype(np.float32)
     return tensors
+
+
+def _scores(source: Source, tensors: dict[str, Array]) -> Float32:
+    """[n, T] of one checkpoint."""
+    if not source.tasks:
+        return tensors["scores"]
+    return influence_scores(tensors["grads"], np.stack([task.direction for task in source.tasks.values()]))
+
+
+def _matrices(sources: list[Source], read: list[dict[str, Array]]) -> Iterator[tuple[str, Array]]:
+    """Task by task the cosines [n, M] with its validation rows, summed over checkpoints, float16."""
+    for name in sources[0].tasks:
+        total = sum(
+            np.float32(source.weight) * influence_matrix(tensors["grads"], source.tasks[name].unit)
+            for source, tensors in zip(sources, read, strict=True)
+        )
+        yield name, np.asarray(total, np.float16)
 
 
 def _gather(config: Config, writer: RowWriter, fingerprint: str, data: str) -> Scores:

@@ -1,27 +1,43 @@
-"""`icons train-grads`: gradient rows of the training data, chunk by chunk."""
+"""`icons train-grads`: gradient rows of the training data, chunk by chunk, on one device or on all of them."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from icons.config import Config
 from icons.data.records import Records, chunk_range
 from icons.errors import UserError
 from icons.progress import say
-from icons.stages.inputs import feature_fingerprint, with_data
+from icons.stages.inputs import train_fingerprint
+from icons.store.fingerprint import Fingerprint
 from icons.store.layout import RunFolder
 from icons.store.rows import RowWriter
 
+if TYPE_CHECKING:
+    from icons.stages.extractor import Extractor
+
 
 def train_grads(config: Config, chunk: int | None = None) -> None:
-    """Computes chunk `chunk` (counted from 0), or every chunk that is not complete, for each checkpoint."""
+    """Computes chunk `chunk` (counted from 0), or every chunk that is not complete, for each checkpoint.
+
+    Without `chunk` one worker process per device takes the next missing chunk (see `workers`); with a single device
+    the work is done here.
+    """
     records = open_training_data(config)
     num_chunks = config.train.num_chunks
     if chunk is not None and not 0 <= chunk < num_chunks:
         raise UserError(f"--chunk {chunk}: train.num_chunks is {num_chunks}, so chunks are 0 to {num_chunks - 1}")
     for checkpoint in config.gradients.checkpoints:
-        _one_checkpoint(config, records, checkpoint, range(num_chunks) if chunk is None else [chunk])
+        fingerprint = train_fingerprint(config, checkpoint, len(records))
+        chunks = list(range(num_chunks)) if chunk is None else [chunk]
+        missing = [i for i in chunks if not chunk_writer(config, checkpoint, i, records, fingerprint).manifest.complete]
+        if missing:
+            _compute(config, checkpoint, missing, records, fingerprint, alone=chunk is not None)
+        _report(config, checkpoint, chunks, missing, records, fingerprint)
 
 
 def open_training_data(config: Config) -> Records:
+    """The training records; a UserError when there are fewer of them than chunks."""
     records = Records(config.train.data)
     if config.train.num_chunks > len(records):
         raise UserError(
@@ -30,23 +46,54 @@ def open_training_data(config: Config) -> Records:
     return records
 
 
-def _one_checkpoint(config: Config, records: Records, checkpoint: int | str, chunks: range | list[int]) -> None:
-    from icons.stages.collect import Collector, DataRange
+def chunk_writer(
+    config: Config, checkpoint: int | str, chunk: int, records: Records, fingerprint: Fingerprint
+) -> RowWriter:
+    start, stop = chunk_range(len(records), config.train.num_chunks, chunk)
+    folder = RunFolder(config.output_dir).chunk(checkpoint, chunk, config.train.num_chunks)
+    return RowWriter(folder, start, stop, fingerprint)
 
-    fingerprint = with_data(feature_fingerprint(config, checkpoint), records.path, len(records))
-    folder = RunFolder(config.output_dir)
-    collector = Collector(config, checkpoint)
-    num_chunks, computed, rows, invalid, seconds = config.train.num_chunks, 0, 0, 0, 0.0
-    for chunk in chunks:
-        start, stop = chunk_range(len(records), num_chunks, chunk)
-        place = folder.chunk(checkpoint, chunk, num_chunks)
-        writer = RowWriter(place, start, stop, fingerprint)
-        if not writer.manifest.complete:
-            title = f"train-grads chunk {chunk} of {num_chunks}"
-            collector.collect(DataRange(records, config.train.images, start, stop, place, title), writer)
-            computed += 1
-        rows += stop - start
-        invalid += sum(shard.invalid for shard in writer.manifest.shards)
-        seconds += writer.manifest.seconds
-    done = f"{computed} of {len(chunks)} chunks computed" if computed else "already done"
-    say(f"train-grads {checkpoint}: {rows} rows, {invalid} invalid, {done}, {rows / max(seconds, 1e-9):.1f} samples/s")
+
+def _compute(
+    config: Config, checkpoint: int | str, chunks: list[int], records: Records, fingerprint: Fingerprint, *, alone: bool
+) -> None:
+    from icons.stages.extractor import Extractor
+    from icons.stages.workers import devices, in_workers
+
+    places = devices(config)
+    if alone or len(places) == 1 or len(chunks) == 1:
+        extractor = Extractor(config, checkpoint, "train")
+        for chunk in chunks:
+            compute_chunk(extractor, chunk, records, fingerprint)
+    else:
+        in_workers(config, checkpoint, chunks, places[: len(chunks)])
+
+
+def compute_chunk(
+    extractor: Extractor, chunk: int, records: Records, fingerprint: Fingerprint, *, quiet: bool = False
+) -> None:
+    """Computes what is missing of one chunk in this process."""
+    from icons.stages.collect import DataRange, collect
+
+    config = extractor.config
+    writer = chunk_writer(config, extractor.checkpoint, chunk, records, fingerprint)
+    start, stop = writer.manifest.start, writer.manifest.stop
+    title = "" if quiet else f"train-grads chunk {chunk} of {config.train.num_chunks}"
+    collect(extractor, DataRange(records, config.train.images, start, stop, title), writer)
+
+
+def _report(
+    config: Config,
+    checkpoint: int | str,
+    chunks: list[int],
+    computed: list[int],
+    records: Records,
+    fingerprint: Fingerprint,
+) -> None:
+    manifests = [chunk_writer(config, checkpoint, chunk, records, fingerprint).manifest for chunk in chunks]
+    rows = sum(manifest.stop - manifest.start for manifest in manifests)
+    invalid = sum(shard.invalid for manifest in manifests for shard in manifest.shards)
+    seconds = sum(manifest.seconds for manifest in manifests)
+    done = f"{len(computed)} of {len(chunks)} chunks computed" if computed else "already done"
+    rate = f"{rows / max(seconds, 1e-9):.1f} samples/s a device"
+    say(f"train-grads {checkpoint}: {rows} rows, {invalid} invalid, {done}, {rate}")

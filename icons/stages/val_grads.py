@@ -5,31 +5,31 @@ from __future__ import annotations
 from icons.config import Config
 from icons.data.records import Records
 from icons.progress import say
-from icons.stages.inputs import feature_fingerprint, with_data
+from icons.stages.inputs import val_fingerprint
 from icons.store.layout import RunFolder
 from icons.store.rows import RowWriter
 
 
 def val_grads(config: Config, task: str | None = None) -> None:
     """Computes the rows of one task, or of every task that is not complete, for each checkpoint."""
-    from icons.stages.collect import Collector, DataRange
+    from icons.stages.collect import DataRange, collect
+    from icons.stages.extractor import Extractor
 
     tasks = config.tasks if task is None else [config.task(task)]
     opened = {chosen.name: Records(chosen.data) for chosen in tasks}
     for checkpoint in config.gradients.checkpoints:
-        features = feature_fingerprint(config, checkpoint)
-        collector = Collector(config, checkpoint)
+        extractor = Extractor(config, checkpoint, "val")
         for chosen in tasks:
             records = opened[chosen.name]
-            place = RunFolder(config.output_dir).task(checkpoint, chosen.name)
-            writer = RowWriter(place, 0, len(records), with_data(features, chosen.data, len(records)))
+            folder = RunFolder(config.output_dir).task(checkpoint, chosen.name)
+            fingerprint = val_fingerprint(config, checkpoint, chosen.data, len(records))
+            writer = RowWriter(folder, 0, len(records), fingerprint)
             computed = not writer.manifest.complete
             if computed:
-                title = f"val-grads {chosen.name}"
-                collector.collect(DataRange(records, chosen.images, 0, len(records), place, title), writer)
+                data = DataRange(records, chosen.images, 0, len(records), f"val-grads {chosen.name}")
+                collect(extractor, data, writer)
             manifest = writer.manifest
+            rate = f"computed, {len(records) / max(manifest.seconds, 1e-9):.1f} samples/s"
             invalid = sum(shard.invalid for shard in manifest.shards)
-            done = (
-                f"computed, {len(records) / max(manifest.seconds, 1e-9):.1f} samples/s" if computed else "already done"
-            )
+            done = rate if computed else "already done"
             say(f"val-grads {chosen.name} {checkpoint}: {len(records)} rows, {invalid} invalid, {done}")

@@ -1,0 +1,97 @@
+"""Gradient rows of a batch: projected as they are produced, or compared exactly with the tasks' mean gradients.
+
+Nothing the size of batch x parameters is kept: each LoRA tensor's features are used inside its backward and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from icons.gradients.per_sample import ForwardPass, Losses, backpropagate, squared_norms
+from icons.gradients.projection import Projector
+from icons.gradients.types import Transform
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Per sample, on the model's device: `values` [B, d] float32, the exact norm of the whole gradient [B], losses.
+
+    `values` are unit rows of the projected features, or exact cosines with d tasks. A zero gradient gives zeros.
+    """
+
+    values_BD: Tensor
+    norms_B: Tensor
+    losses: Losses
+
+
+def projected_rows(batch: ForwardPass, projector: Projector, transform: Transform) -> Rows:
+    """The projected features of each sample, as unit rows [B, dim]."""
+    size, device = batch.labels_BT.shape[0], batch.labels_BT.device
+    sketch_BD = torch.zeros(size, projector.dim, device=device)
+    squares_B = torch.zeros(size, device=device)
+
+    def project(name: str, grads_BP: Tensor) -> None:
+        squares_B.add_(squared_norms(grads_BP))
+        projector.add(name, transform(name, grads_BP), sketch_BD)
+
+    losses = backpropagate(batch, project)
+    return Rows(F.normalize(sketch_BD, dim=1, eps=1e-30), squares_B.sqrt(), losses)
+
+
+def exact_rows(batch: ForwardPass, directions: Mapping[str, Tensor], transform: Transform) -> Rows:
+    """The exact mean cosine of each sample with each task's validation samples, [B, T]; no projection.
+
+    `directions` maps a LoRA tensor's name to the tasks' mean unit gradients of it, [T, numel], on the device:
+    mean_j cos(g, g'_j) = g/|g| · mean_j g'_j/|g'_j|, summed over tensors.
+    """
+    size, device = batch.labels_BT.shape[0], batch.labels_BT.device
+    tasks = next(iter(directions.values())).shape[0]
+    dots_BT = torch.zeros(size, tasks, device=device)
+    squares_B = torch.zeros(size, device=device)
+    features_B = torch.zeros(size, device=device)
+
+    def compare(name: str, grads_BP: Tensor) -> None:
+        feature_BP = _measure(name, grads_BP, transform, squares_B, features_B)
+        towards_TP = directions[name]
+        dots_BT.add_(F.linear(feature_BP.to(towards_TP.dtype), towards_TP))
+
+    losses = backpropagate(batch, compare)
+    lengths_B1 = features_B.sqrt().unsqueeze(1)
+    return Rows(torch.where(lengths_B1 > 0, dots_BT / lengths_B1, 0.0), squares_B.sqrt(), losses)
+
+
+def add_unit_gradients(batch: ForwardPass, transform: Transform, sums: dict[str, Tensor]) -> Rows:
+    """Adds each sample's whole feature gradient, as a unit vector, to `sums` (name -> [numel] float32, in place).
+
+    Two backward passes: the first finds the lengths, the second adds the gradients divided by them. `values` of the
+    result are empty, [B, 0].
+    """
+    size, device = batch.labels_BT.shape[0], batch.labels_BT.device
+    squares_B = torch.zeros(size, device=device)
+    features_B = torch.zeros(size, device=device)
+
+    def measure(name: str, grads_BP: Tensor) -> None:
+        _measure(name, grads_BP, transform, squares_B, features_B)
+
+    def add(name: str, grads_BP: Tensor) -> None:
+        lengths_B = features_B.sqrt()
+        weights_B = torch.where(lengths_B > 0, 1 / lengths_B, 0.0)
+        total_P = weights_B @ transform(name, grads_BP).float()
+        sums[name] = sums[name].add_(total_P) if name in sums else total_P
+
+    losses = backpropagate(batch, measure, add)
+    return Rows(torch.zeros(size, 0, device=device), squares_B.sqrt(), losses)
+
+
+def _measure(name: str, grads_BP: Tensor, transform: Transform, squares_B: Tensor, features_B: Tensor) -> Tensor:
+    """The features [B, numel]; adds the gradients' and the features' squared norms to their sums [B]."""
+    own_B = squared_norms(grads_BP)
+    squares_B.add_(own_B)
+    feature_BP = transform(name, grads_BP)
+    features_B.add_(own_B if feature_BP is grads_BP else squared_norms(feature_BP))
+    return feature_BP

@@ -1,0 +1,150 @@
+"""All devices of a workstation: one process each, every one taking the next missing chunk.
+
+A worker that dies loses only its own chunk, which goes back to the queue; finished shards of it are kept on disk.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import traceback
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import cast
+
+from icons.config import Config
+from icons.data.records import Records
+from icons.errors import UserError
+from icons.progress import Progress, say
+
+ATTEMPTS = 3  # how often a chunk may be begun before the run gives up on it
+
+
+@dataclass
+class Worker:
+    """A process bound to one device; `chunk` is what it is computing (None: idle)."""
+
+    place: str
+    process: SpawnProcess
+    pipe: Connection
+    chunk: int | None = None
+
+
+@dataclass
+class Queue:
+    """Chunks still to be given out, how often each was begun, and what went wrong."""
+
+    waiting: deque[int]
+    begun: dict[int, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+
+def devices(config: Config) -> list[str]:
+    """The devices that work is spread over: every visible GPU with `model.device: auto`, else the one named.
+
+    `gradients.workers` asks for a number of its own; on a CPU that means as many processes.
+    """
+    import torch
+
+    wanted, asked = config.model.device, config.gradients.workers
+    gpus = torch.cuda.device_count() if wanted == "auto" else 0
+    if gpus:
+        return [f"cuda:{index}" for index in range(gpus)][: asked or gpus]
+    return [wanted] * (asked or 1)
+
+
+def in_workers(config: Config, checkpoint: int | str, chunks: list[int], places: list[str]) -> None:
+    """Computes chunks in one process per place.
+
+    Raises UserError with the first worker's message when chunks could not be computed; the others are finished first.
+    """
+    queue = Queue(deque(chunks))
+    workers = [_start(config, checkpoint, place) for place in places]
+    try:
+        with Progress(f"train-grads on {len(places)} devices", len(chunks), 0, "chunks") as progress:
+            for worker in workers:
+                _give(worker, queue)
+            while busy := [worker for worker in workers if worker.chunk is not None]:
+                by_pipe = {worker.pipe: worker for worker in busy}
+                for ready in wait(list(by_pipe)):
+                    worker = by_pipe[cast(Connection, ready)]
+                    if _hear(worker, queue):
+                        progress.advance(1)
+                    if not worker.process.is_alive() and queue.waiting:
+                        workers[workers.index(worker)] = worker = _start(config, checkpoint, worker.place)
+                    if worker.process.is_alive():
+                        _give(worker, queue)
+    finally:
+        for worker in workers:
+            worker.pipe.close()
+        for worker in workers:
+            worker.process.join(timeout=30)
+            worker.process.kill()
+    if queue.failures:
+        raise UserError(queue.failures[0])
+
+
+def _start(config: Config, checkpoint: int | str, place: str) -> Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(config, checkpoint, place, theirs), daemon=False)
+    process.start()
+    theirs.close()
+    return Worker(place, process, ours)
+
+
+def _give(worker: Worker, queue: Queue) -> None:
+    if queue.waiting:
+        worker.chunk = queue.waiting.popleft()
+        queue.begun[worker.chunk] = queue.begun.get(worker.chunk, 0) + 1
+        worker.pipe.send(worker.chunk)
+
+
+def _hear(worker: Worker, queue: Queue) -> bool:
+    """Takes a worker's answer (or its death); True when its chunk is complete."""
+    chunk, worker.chunk = worker.chunk, None
+    assert chunk is not None
+    try:
+        problem: str | None = worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.process.join()
+        code = worker.process.exitcode
+        if queue.begun[chunk] < ATTEMPTS:
+            say(f"the worker on {worker.place} died (exit code {code}); chunk {chunk} is taken again")
+            queue.waiting.append(chunk)
+        else:
+            queue.failures.append(f"chunk {chunk}: its worker died {ATTEMPTS} times (exit code {code}, {worker.place})")
+        return False
+    if problem is not None:
+        queue.failures.append(problem)
+    return problem is None
+
+
+def _work(config: Config, checkpoint: int | str, place: str, pipe: Connection) -> None:
+    """A worker's life: takes chunk numbers from the pipe until it closes, answers None or what went wrong."""
+    from icons.stages.extractor import Extractor
+    from icons.stages.inputs import train_fingerprint
+    from icons.stages.train_grads import compute_chunk
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    model = config.model.model_copy(update={"device": place})
+    own = config.model_copy(update={"model": model})
+    records = Records(config.train.data)
+    fingerprint = train_fingerprint(own, checkpoint, len(records))
+    extractor = Extractor(own, checkpoint, "train")
+    while True:
+        try:
+            chunk = pipe.recv()
+        except EOFError:
+            return
+        try:
+            compute_chunk(extractor, chunk, records, fingerprint, quiet=True)
+            pipe.send(None)
+        except UserError as error:
+            pipe.send(str(error))
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            sys.exit(1)
