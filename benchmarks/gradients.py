@@ -6,7 +6,7 @@
 published    batch 1, checkpointing, retain_graph, float16, dense Rademacher in blocks of 128 columns, four at a time
 sequential   batch-1 autograd, no projection
 ceiling      batched forward and backward as the library does it, no per-sample gradients; our batches
-ours         per-sample gradients, norms and rows in host memory, with each projection (none: exact cosines with --tasks)
+ours         per-sample gradients, norms and rows on the host, with each projection (none: cosines with --tasks tasks)
 
 All see the same samples, already encoded, decoded and on the device: reading data is no part of any time. Contestants
 take turns in every round, the order changing; a rate is the median of the rounds, a ratio the median of the rounds'
@@ -224,7 +224,12 @@ def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
         for name, value in baselines.items()
         if value is not None
     }
-    return {**{f"{name}_per_s": value for name, value in baselines.items()}, "ours_per_s": ours, "ratios": ratios}
+    return {
+        **{f"{name}_per_s": value for name, value in baselines.items()},
+        "ours_per_s": ours,
+        "ratios": ratios,
+        "rates_by_round": rates,
+    }
 
 
 def print_summary(result: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def _peak(program: str, argument: str) -> int:
 
 
 def gpu_memory(engine: Callable[[Batch], object], batches: list[Batch]) -> dict[str, int]:
-    """Peak bytes that torch allocates above what is there before, by count of samples: half of the batches, then all."""
+    """Peak bytes that torch allocates above what is there before, by count of samples: half the batches, then all."""
     peaks = {}
     for part in (batches[: (len(batches) + 1) // 2], batches):
         torch.cuda.reset_peak_memory_stats()

@@ -78,7 +78,7 @@ class GradientConfig(_Section):
     projection: Literal["count_sketch", "rademacher", "none"] = "count_sketch"
     dim: int = Field(5120, ge=1)
     seed: int = 0
-    tokens_per_batch: int = Field(16384, ge=1)
+    tokens_per_batch: int | None = Field(None, ge=1)  # padded tokens at once; null = 16384 on a GPU, 2048 on a CPU
     shard_rows: int = Field(4096, ge=1)
     num_workers: int | None = Field(None, ge=0)  # processes that decode images; null = none on a CPU, up to 8 for a GPU
     workers: int | None = Field(None, ge=1)  # processes that compute chunks; null = one for each visible GPU

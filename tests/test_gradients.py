@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def batch_of(source: DataSource, samples: list[Sample]) -> Batch:
 
 
 def forward_pass(model: VisionLanguageModel, batch: Batch) -> ForwardPass:
-    return ForwardPass(model.lora_pairs(), lambda: model.hidden_states(batch), model.head, batch.labels)
+    return model.forward_pass(model.lora_pairs(), batch)
 
 
 def batched_gradients(
@@ -76,6 +77,34 @@ def test_a_batch_gives_each_sample_its_own_gradient(
         ours = torch.cat([found[name][index] for name in found])
         oracle = torch.cat([expected[index][name].flatten() for name in found])
         assert (ours - oracle).norm() / oracle.norm() < 1e-5, f"row {sample.row}, image {sample.image}"
+
+
+def test_the_last_layer_at_the_labels_alone_gives_the_same(
+    model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> None:
+    batch = batch_of(source, samples)
+    short = model.forward_pass(model.lora_pairs(), batch)
+    assert short.labels_BT.shape[1] < batch.labels.shape[1] / 2
+    whole = ForwardPass(model.lora_pairs(), lambda: model.hidden_states(batch), model.head, batch.labels)
+    found: list[dict[str, Tensor]] = [{}, {}]
+    losses = [backpropagate(each, into.__setitem__) for each, into in zip((short, whole), found, strict=True)]
+    torch.testing.assert_close(losses[0].mean_B, losses[1].mean_B)
+    for name in found[0]:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-6)
+
+
+def test_long_answers_take_the_whole_last_layer(model: VisionLanguageModel, source: DataSource, tmp_path: Path) -> None:
+    words = " ".join(f"word{i}" for i in range(60))
+    record = {"conversations": [{"from": "human", "value": "Go on."}, {"from": "gpt", "value": words}]}
+    (tmp_path / "long.json").write_text(json.dumps([record]))
+    long = DataSource(Records(tmp_path / "long.json"), None, model.inputs)
+    samples, _ = long.samples([0])
+    batch = batch_of(long, samples)
+    assert model.forward_pass(model.lora_pairs(), batch).labels_BT.shape == batch.labels.shape
+    found, _ = batched_gradients(model, long, samples)
+    (expected,), _ = sequential_gradients(model, long, samples)
+    for name in found:
+        torch.testing.assert_close(found[name][0], expected[name].flatten(), rtol=1e-4, atol=1e-6)
 
 
 def test_the_norm_is_exact_and_the_row_has_length_one(

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from icons.data.samples import Batch, InputFormat
 from icons.gradients.lora import LoraPair, lora_pairs
+from icons.gradients.per_sample import ForwardPass
+from icons.models.last_layer import labelled_positions, last_layer_at, prunable_layer
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,20 @@ class VisionLanguageModel:
 
     def lora_pairs(self) -> list[LoraPair]:
         return lora_pairs(self.peft)
+
+    def forward_pass(self, pairs: list[LoraPair], batch: Batch) -> ForwardPass:
+        """How to run the batch; the last layer only where a label is, when that is a half of it or less."""
+        labels_BT = batch.labels.to(self.device)
+        layer = prunable_layer(self.base.model.language_model)
+        index_BQ, labels_BQ = labelled_positions(labels_BT)
+        if layer is None or 2 * index_BQ.shape[1] > labels_BT.shape[1]:
+            return ForwardPass(pairs, lambda: self.hidden_states(batch), self.head, labels_BT)
+
+        def hidden() -> Tensor:
+            with last_layer_at(layer, index_BQ):
+                return self.hidden_states(batch)
+
+        return ForwardPass(pairs, hidden, self.head, labels_BQ)
 
     def head(self, hidden_NH: Tensor) -> Tensor:
         """Logits [n, V] of positions [n, H]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
@@ -14,7 +15,6 @@ from icons.config import Config
 from icons.data.samples import Batch
 from icons.errors import UserError
 from icons.gradients.lora import LoraPair
-from icons.gradients.per_sample import ForwardPass
 from icons.gradients.projection import Projector, make_projector
 from icons.gradients.rows import Rows, add_unit_gradients, exact_rows, projected_rows
 from icons.gradients.types import Transform, adam, sgd, sign
@@ -25,6 +25,7 @@ from icons.stages.directions import DIRECTION, load_directions
 from icons.store.files import Array
 from icons.store.layout import RunFolder
 
+GPU_TOKENS_PER_BATCH, CPU_TOKENS_PER_BATCH = 16384, 2048
 Side = Literal["train", "val"]
 
 
@@ -38,13 +39,17 @@ class Extractor:
     def __init__(self, config: Config, checkpoint: int | str, side: Side) -> None:
         self.config, self.checkpoint, self.side = config, checkpoint, side
         self.exact = config.gradients.projection == "none"
-        self.tokens_per_batch = config.gradients.tokens_per_batch
         self._sums: dict[str, Tensor] = {}
 
     @cached_property
     def model(self) -> VisionLanguageModel:
         adapter = RunFolder(self.config.output_dir).adapter(self.checkpoint, self.config.model.adapter)
         return attach_adapter(load_base(self.config.model), adapter)
+
+    @cached_property
+    def tokens_per_batch(self) -> int:
+        on_cpu = self.model.device.type == "cpu"
+        return self.config.gradients.tokens_per_batch or (CPU_TOKENS_PER_BATCH if on_cpu else GPU_TOKENS_PER_BATCH)
 
     @cached_property
     def pairs(self) -> list[LoraPair]:
@@ -134,15 +139,14 @@ class Extractor:
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-        # Out of the handler, where the error still held the batch's tensors.
+        # Out of the handler, where the error still held the batch's tensors; its frames may refer to each other.
+        gc.collect()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
     def _compute(self, batch: Batch) -> Rows:
-        model = self.model
-        labels = batch.labels.to(model.device)
-        forward = ForwardPass(self.pairs, lambda: model.hidden_states(batch), model.head, labels)
+        forward = self.model.forward_pass(self.pairs, batch)
         if not self.exact:
             return projected_rows(forward, self.projector, self.transform)
         if self.side == "train":
@@ -155,6 +159,7 @@ class Extractor:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    signs = ("can't allocate memory", "not enough memory", "out of memory")
+    # The last is all that oneDNN says on a CPU.
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or any(sign in str(error) for sign in signs)
