@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icons.data.samples import Batch, Sample
+from icons.data.batches import Batch
+from icons.data.samples import Sample
 from icons.data.templates import IGNORE
 from icons.models.vlm import VisionLanguageModel
 

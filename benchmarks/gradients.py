@@ -31,13 +31,23 @@ import torch
 import typer
 from baselines import Baselines, forward_arguments
 from memory import gpu_memory, host_memory
-from setting import Setting, circumstances, decoded, describe, drawn_source, encoded, llava_7b, on_device, tiny_model
+from setting import (
+    TINY_RANK,
+    Setting,
+    circumstances,
+    decoded,
+    describe,
+    drawn_source,
+    encoded,
+    llava_7b,
+    on_device,
+    tiny_model,
+)
 
+from icons.data.batches import Batch
 from icons.data.batching import plan_batches
-from icons.data.samples import Batch
 from icons.demo.drawing import draw_vqa_set
-from icons.gradients.lora import LoraPair
-from icons.gradients.per_sample import ForwardPass, backpropagate
+from icons.gradients.per_sample import backpropagate
 from icons.gradients.projection import KINDS, make_projector
 from icons.gradients.rows import Rows, exact_rows, projected_rows
 from icons.gradients.types import sgd
@@ -45,16 +55,11 @@ from icons.models.tiny import BENCHMARK
 from icons.models.vlm import VisionLanguageModel
 
 Engine = Callable[[Batch], object]
-TINY_RANK = 16
 
 
 class Model(str, Enum):
     tiny = "tiny"
     llava_7b = "llava-7b"
-
-
-def forward_pass(model: VisionLanguageModel, pairs: list[LoraPair], batch: Batch) -> ForwardPass:
-    return ForwardPass(pairs, lambda: model.hidden_states(batch), model.head, batch.labels)
 
 
 def on_host(rows: Rows, dtype: torch.dtype) -> object:
@@ -65,7 +70,7 @@ def on_host(rows: Rows, dtype: torch.dtype) -> object:
 def sketched(model: VisionLanguageModel, kind: str, dim: int) -> Engine:
     """Ours with a random projection: rows, norms and losses of a batch."""
     pairs, projector = model.lora_pairs(), make_projector(kind, dim, 0)
-    return lambda batch: on_host(projected_rows(forward_pass(model, pairs, batch), projector, sgd), torch.float16)
+    return lambda batch: on_host(projected_rows(model.forward_pass(pairs, batch), projector, sgd), torch.float16)
 
 
 def exact(model: VisionLanguageModel, tasks: int) -> Engine:
@@ -74,7 +79,7 @@ def exact(model: VisionLanguageModel, tasks: int) -> Engine:
     shapes = {name: (tasks, weight.numel()) for pair in pairs for name, weight in pair.tensors}
     options = {"generator": generator, "device": model.device, "dtype": model.base.dtype}
     directions = {name: torch.randn(shape, **options) for name, shape in shapes.items()}
-    return lambda batch: on_host(exact_rows(forward_pass(model, pairs, batch), directions, sgd), torch.float32)
+    return lambda batch: on_host(exact_rows(model.forward_pass(pairs, batch), directions, sgd), torch.float32)
 
 
 def engines(model: VisionLanguageModel, dim: int, tasks: int) -> dict[str, Engine]:
@@ -88,7 +93,7 @@ def engines(model: VisionLanguageModel, dim: int, tasks: int) -> dict[str, Engin
 def bare_pass(model: VisionLanguageModel) -> Engine:
     """Forward and backward with every per-sample gradient made and dropped: no norm, no projection, no rows."""
     pairs = model.lora_pairs()
-    return lambda batch: backpropagate(forward_pass(model, pairs, batch), lambda name, grads: None)
+    return lambda batch: backpropagate(model.forward_pass(pairs, batch), lambda name, grads: None)
 
 
 def take_turns(contestants: dict[str, Callable[[], int]], rounds: int, device: torch.device) -> dict[str, list[float]]:

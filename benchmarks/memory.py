@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from icons.data.samples import Batch
+from icons.data.batches import Batch
 from icons.demo.drawing import draw_vqa_set
 
 
@@ -18,7 +18,7 @@ def host_memory(folder: Path, counts: tuple[int, int], tokens_per_batch: int, di
     """Peak resident bytes of `icons train-grads` above those of loading the model, by count of samples. Linux only."""
     data = folder / "memory"
     model = {"base": str(folder / "model"), "adapter": str(folder / "adapter"), "dtype": "float32", "device": "cpu"}
-    own, peaks = _peak(_LOAD, str(folder)), {}
+    own, peaks = peak(LOAD, str(folder)), {}
     for count in counts:
         draw_vqa_set(data, train_records=count, val_records=1)
         config = {
@@ -29,11 +29,11 @@ def host_memory(folder: Path, counts: tuple[int, int], tokens_per_batch: int, di
             "gradients": {"dim": dim, "tokens_per_batch": tokens_per_batch, "shard_rows": counts[0] // 2},
         }
         (folder / "memory.yaml").write_text(yaml.safe_dump(config))
-        peaks[str(count)] = _peak(_TRAIN_GRADS, str(folder / "memory.yaml")) - own
+        peaks[str(count)] = peak(TRAIN_GRADS, str(folder / "memory.yaml")) - own
     return peaks
 
 
-_LOAD = """
+LOAD = """
 import sys
 from pathlib import Path
 from icons.config import ModelConfig
@@ -42,7 +42,7 @@ from icons.models.loading import attach_adapter, load_base
 folder = Path(sys.argv[1])
 attach_adapter(load_base(ModelConfig(base=str(folder / "model"), dtype="float32", device="cpu")), folder / "adapter")
 """
-_TRAIN_GRADS = """
+TRAIN_GRADS = """
 import sys
 from pathlib import Path
 from icons.config import load_config
@@ -55,7 +55,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-def _peak(program: str, argument: str) -> int:
+def peak(program: str, argument: str) -> int:
     """Runs a Python program to its end in a process of its own; its peak resident bytes."""
     command = [sys.executable, "-c", f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"]
     command[-1] += program + _HIGH_WATER

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from icons.config import LoraConfig, ModelConfig
+from icons.data.batches import Batch, make_batch
 from icons.data.records import Records
-from icons.data.samples import Batch, DataSource, InputFormat, Sample
+from icons.data.samples import DataSource, InputFormat, Sample
 from icons.data.templates import IGNORE, Tokens
 from icons.demo.drawing import VqaSet
 from icons.models.loading import attach_fresh_lora, load_base
@@ -35,6 +36,9 @@ class Setting:
     model: VisionLanguageModel
     samples: list[Sample]
     collate: Collate
+
+
+TINY_RANK = 16
 
 
 def tiny_model(folder: Path, size: TinySize, r: int) -> VisionLanguageModel:
@@ -61,7 +65,7 @@ def encoded(source: DataSource) -> list[Sample]:
 
 
 def decoded(source: DataSource, samples: list[Sample]) -> Batch:
-    batch, bad = source.batch(samples)
+    batch, bad = make_batch(samples, source.inputs)
     assert batch is not None, "no sample of the batch can be used"
     assert not bad, bad[0].reason
     return batch

@@ -33,7 +33,7 @@ class LoraConfig(_Section):
 class ModelConfig(_Section):
     base: str
     adapter: Path | None = None  # null = the one that `icons warmup` writes
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     template: Literal["vicuna_v1"] = "vicuna_v1"
     image_aspect_ratio: Literal["pad", "square"] = "pad"

@@ -218,6 +218,17 @@ def test_settings_that_cannot_be_met(override: str, words: list[str], ready: Pro
     refused(ready.icons("train-grads", "--set", override), *words)
 
 
+def test_a_dim_that_cannot_be_met_is_refused_before_any_training(ready: Project) -> None:
+    ready.raw["model"]["adapter"] = None
+    ready.raw["gradients"]["dim"] = 10_000_000
+    ready.save()
+    refused(ready.icons("run"), "gradients.dim 10000000 exceeds the", "LoRA parameters")
+    assert not (ready.run / "warmup").exists()
+    outcome = ready.icons("validate")
+    assert outcome.code == 2
+    assert "gradients.dim 10000000 exceeds the" in outcome.out
+
+
 @pytest.mark.parametrize("option", [("train-grads", "--chunk", "3"), ("val-grads", "--task", "nope")])
 def test_a_chunk_or_task_that_is_not_there(option: tuple[str, ...], ready: Project) -> None:
     refused(ready.icons(*option), option[2])
@@ -245,8 +256,11 @@ def test_a_model_that_lacks_a_tensor_is_not_filled_with_random_numbers(ready: Pr
 
 
 def test_weights_that_are_no_safetensors(ready: Project, own_model: Path) -> None:
-    (own_model / "model.safetensors").write_bytes(b"not a tensor")
-    refused(ready.icons("train-grads"), "cannot be loaded")
+    good = (own_model / "model.safetensors").read_bytes()
+    for bad in (b"not a tensor", good[: len(good) // 2]):
+        (own_model / "model.safetensors").write_bytes(bad)
+        refused(ready.icons("train-grads"), "cannot be loaded")
+        assert "model.safetensors cannot be read" in ready.icons("validate").out
 
 
 def test_nan_in_the_weights_stops_the_run_and_names_a_record(ready: Project, own_model: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from icons.config import LoraConfig, ModelConfig
+from icons.data.batches import Batch, make_batch
 from icons.data.records import Records
-from icons.data.samples import Batch, DataSource, Sample
+from icons.data.samples import DataSource, Sample
 from icons.gradients.lora import lora_pairs
 from icons.gradients.per_sample import ForwardPass, backpropagate
 from icons.gradients.projection import make_projector
@@ -48,7 +49,7 @@ def samples(source: DataSource) -> list[Sample]:
 
 
 def batch_of(source: DataSource, samples: list[Sample]) -> Batch:
-    batch, bad = source.batch(samples)
+    batch, bad = make_batch(samples, source.inputs)
     assert batch is not None
     assert not bad
     return batch

@@ -20,6 +20,7 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 from icons.config import load_config
+from icons.data.batches import make_batch
 from icons.data.records import Records
 from icons.data.samples import DataSource
 from icons.stages.extractor import Extractor
@@ -32,8 +33,8 @@ config = load_config(Path(sys.argv[1]))
 extractor = Extractor(config, "final", "train")
 source = DataSource(Records(config.train.data), config.train.images, extractor.model.inputs)
 samples, _ = source.samples(range(len(source.records)))
-list(extractor.rows(source.batch(samples[:2])[0]))
-batch, _ = source.batch(samples)
+list(extractor.rows(make_batch(samples[:2], source.inputs)[0]))
+batch, _ = make_batch(samples, source.inputs)
 extractor.tokens_per_batch = batch.padded_tokens
 before = status("VmSize:")
 if int(sys.argv[2]):

@@ -22,13 +22,22 @@ class ForwardPass:
     """How to run one batch.
 
     `hidden` runs the model up to the last hidden states [B, T, H]; `head` gives the logits of positions [n, H];
-    labels [B, T] say what each position is to predict (IGNORE where nothing), at least one a sample.
+    labels [B, T] say what each position is to predict (IGNORE where nothing), at least one a sample. They stay on the
+    CPU: to count them on a GPU would mean to wait for it.
     """
 
     pairs: list[LoraPair]
     hidden: Callable[[], Tensor]
     head: Callable[[Tensor], Tensor]
     labels_BT: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.labels_BT.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pairs[0].a.weight.device
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,13 @@ def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
 
 def sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], labels_BT: Tensor) -> Losses:
     """Mean cross-entropy of each sample's labelled positions; logits are computed at those positions only."""
+    device = hidden_BTH.device
     sample_N, position_N = torch.nonzero(labels_BT != IGNORE, as_tuple=True)
+    targets_N, tokens_B = labels_BT[sample_N, position_N].to(device), (labels_BT != IGNORE).sum(1).to(device)
+    sample_N, position_N = sample_N.to(device), position_N.to(device)
     logits_NV = head(hidden_BTH[sample_N, position_N]).float()
-    loss_N = F.cross_entropy(logits_NV, labels_BT[sample_N, position_N], reduction="none")
-    tokens_B = (labels_BT != IGNORE).sum(1)
-    sums_B = torch.zeros(labels_BT.shape[0], device=loss_N.device).index_add(0, sample_N, loss_N)
+    loss_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
+    sums_B = torch.zeros(labels_BT.shape[0], device=device).index_add(0, sample_N, loss_N)
     return Losses(sums_B / tokens_B, tokens_B)
 
 

@@ -31,7 +31,7 @@ class Rows:
 
 def projected_rows(batch: ForwardPass, projector: Projector, transform: Transform) -> Rows:
     """The projected features of each sample, as unit rows [B, dim]."""
-    size, device = batch.labels_BT.shape[0], batch.labels_BT.device
+    size, device = batch.size, batch.device
     sketch_BD = torch.zeros(size, projector.dim, device=device)
     squares_B = torch.zeros(size, device=device)
 
@@ -49,7 +49,7 @@ def exact_rows(batch: ForwardPass, directions: Mapping[str, Tensor], transform: 
     `directions` maps a LoRA tensor's name to the tasks' mean unit gradients of it, [T, numel], on the device:
     mean_j cos(g, g'_j) = g/|g| · mean_j g'_j/|g'_j|, summed over tensors.
     """
-    size, device = batch.labels_BT.shape[0], batch.labels_BT.device
+    size, device = batch.size, batch.device
     tasks = next(iter(directions.values())).shape[0]
     dots_BT = torch.zeros(size, tasks, device=device)
     squares_B = torch.zeros(size, device=device)
@@ -71,7 +71,7 @@ def add_unit_gradients(batch: ForwardPass, transform: Transform, sums: dict[str,
     Two backward passes: the first finds the lengths, the second adds the gradients divided by them. `values` of the
     result are empty, [B, 0].
     """
-    size, device = batch.labels_BT.shape[0], batch.labels_BT.device
+    size, device = batch.size, batch.device
     squares_B = torch.zeros(size, device=device)
     features_B = torch.zeros(size, device=device)
 

@@ -108,17 +108,34 @@ def attach_fresh_lora(model: VisionLanguageModel, config: LoraConfig) -> VisionL
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
-    linear = [name for name, module in model.base.named_modules() if isinstance(module, nn.Linear) and _is_text(name)]
-    wanted = config.target_modules
-    targets = linear if wanted is None else [n for n in linear if any(n == w or n.endswith(f".{w}") for w in wanted)]
-    if not targets:
-        raise UserError(f"model.lora.target_modules: {wanted} match no linear layer of the language model")
+    targets = list(_lora_targets(model.base, config))
     # Full names: a suffix such as q_proj would match the vision tower too.
     settings = PeftLoraConfig(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         peft = get_peft_model(model.base, settings)
     return VisionLanguageModel(peft, model.base, model.inputs, model.device)
+
+
+def lora_parameters(folder: Path, config: LoraConfig) -> int:
+    """How many parameters `attach_fresh_lora` would add, from the model's config alone; no weights are read."""
+    from transformers import AutoConfig, LlavaForConditionalGeneration
+
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    layers = _lora_targets(model, config).values()
+    return sum(config.r * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
+    """The linear layers of the language model that `target_modules` names, or all of them; a UserError when none."""
+    linear = {n: module for n, module in base.named_modules() if isinstance(module, nn.Linear) and _is_text(n)}
+    wanted = config.target_modules
+    if wanted is not None:
+        linear = {n: module for n, module in linear.items() if any(n == w or n.endswith(f".{w}") for w in wanted)}
+    if not linear:
+        raise UserError(f"model.lora.target_modules: {wanted} match no linear layer of the language model")
+    return linear
 
 
 def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageModel:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icons.data.samples import Batch, InputFormat
+from icons.data.batches import Batch
+from icons.data.samples import InputFormat
 from icons.gradients.lora import LoraPair, lora_pairs
 from icons.gradients.per_sample import ForwardPass
 from icons.models.last_layer import labelled_positions, last_layer_at, prunable_layer
@@ -28,14 +29,13 @@ class VisionLanguageModel:
 
     def forward_pass(self, pairs: list[LoraPair], batch: Batch) -> ForwardPass:
         """How to run the batch; the last layer only where a label is, when that is a half of it or less."""
-        labels_BT = batch.labels.to(self.device)
         layer = prunable_layer(self.base.model.language_model)
-        index_BQ, labels_BQ = labelled_positions(labels_BT)
-        if layer is None or 2 * index_BQ.shape[1] > labels_BT.shape[1]:
-            return ForwardPass(pairs, lambda: self.hidden_states(batch), self.head, labels_BT)
+        index_BQ, labels_BQ = labelled_positions(batch.labels)
+        if layer is None or 2 * index_BQ.shape[1] > batch.labels.shape[1]:
+            return ForwardPass(pairs, lambda: self.hidden_states(batch), self.head, batch.labels)
 
         def hidden() -> Tensor:
-            with last_layer_at(layer, index_BQ):
+            with last_layer_at(layer, index_BQ.to(self.device)):
                 return self.hidden_states(batch)
 
         return ForwardPass(pairs, hidden, self.head, labels_BQ)

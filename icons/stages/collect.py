@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from icons.data.batches import Batch, load_batches
 from icons.data.records import Records
-from icons.data.samples import BadRecord, Batch, DataSource, Sample
+from icons.data.samples import BadRecord, DataSource, Sample
 from icons.errors import BadRecordError, UserError
 from icons.gradients.rows import Rows
 from icons.progress import Progress
@@ -97,7 +98,7 @@ def _shard(
     progress.advance(len(bad))
     waiting: tuple[Batch, Rows] | None = None
     workers = _num_workers(extractor)
-    for batch, unreadable in source.batches(samples, extractor.tokens_per_batch, workers):
+    for batch, unreadable in load_batches(samples, source.inputs, extractor.tokens_per_batch, workers):
         _refuse(extractor, unreadable)
         bad += unreadable
         progress.advance(len(unreadable))
@@ -119,10 +120,7 @@ def _fill(
     if not bool(finite.all()):
         row = batch.rows[int((~finite).nonzero()[0])]
         where = source.records.where(row, source.records[row])
-        raise UserError(
-            f"{where}: the loss or its gradient is not a finite number; "
-            "check the weights for NaN, or use model.dtype bfloat16 or float32"
-        )
+        raise UserError(f"{where}: the loss or its gradient is not a finite number; check the weights for NaN")
     extractor.fill(tensors, np.array(batch.rows) - start, rows)
 
 

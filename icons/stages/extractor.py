@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from icons.config import Config
-from icons.data.samples import Batch
+from icons.data.batches import Batch
 from icons.errors import UserError
 from icons.gradients.lora import LoraPair
 from icons.gradients.projection import Projector, make_projector

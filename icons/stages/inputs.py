@@ -42,6 +42,15 @@ def val_fingerprint(config: Config, checkpoint: int | str, data: Path, num_rows:
     return _features(config, checkpoint) | {"gradient_type": val_type(config.gradients.type)} | _data(data, num_rows)
 
 
+def require_dim(config: Config, lora_parameters: int) -> None:
+    """Raises UserError when `gradients.dim` exceeds the number of LoRA parameters."""
+    if config.gradients.projection != "none" and config.gradients.dim > lora_parameters:
+        raise UserError(
+            f"gradients.dim {config.gradients.dim} exceeds the {lora_parameters} LoRA parameters; lower it, "
+            "or use gradients.projection none"
+        )
+
+
 def val_type(train_type: str) -> str:
     """The gradient type of the validation side (LESS, arXiv 2402.04333: Adam on the training side only)."""
     return "sgd" if train_type == "adam" else train_type
@@ -56,9 +65,7 @@ def _features(config: Config, checkpoint: int | str) -> Fingerprint:
         steps = "" if checkpoint == "final" else f", and warmup.save_steps must divide {checkpoint}"
         raise UserError(f"no adapter {folder}; run `icons warmup` first or set model.adapter{steps}")
     gradients, exact = config.gradients, config.gradients.projection == "none"
-    parameters = sum(prod(shape) for shape in adapter_shapes(folder).values())
-    if not exact and gradients.dim > parameters:
-        raise UserError(f"gradients.dim {gradients.dim} exceeds the {parameters} parameters of the adapter {folder}")
+    require_dim(config, sum(prod(shape) for shape in adapter_shapes(folder).values()))
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     projector = None if exact else make_projector(gradients.projection, gradients.dim, gradients.seed)
     return {

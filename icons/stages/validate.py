@@ -5,31 +5,29 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from math import prod
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from icons.config import Config, TaskConfig, TrainConfig, missing_files
 from icons.data.images import load_image
 from icons.data.records import Records
 from icons.data.samples import DataSource, InputFormat
 from icons.errors import BadRecordError, UserError
-from icons.models.loading import adapter_shapes, input_format, model_folder
+from icons.models.loading import adapter_shapes, input_format, lora_parameters, model_folder
 from icons.progress import Progress, say
+from icons.stages.inputs import require_dim
 from icons.store.layout import RunFolder
 
-SHOWN_PER_FILE = 20
 ROWS_AT_ONCE = 1024
 
 
 def validate(config: Config) -> None:
     """Prints a line per problem and raises UserError with their count; says so when there is none."""
     problems = missing_files(config) + _output_problems(config.output_dir)
-    inputs = None
-    try:
-        inputs = input_format(model_folder(config.model.base), config.model)
-    except UserError as error:
-        problems.append(str(error))
-    if config.model.adapter is not None and config.model.adapter.is_dir():
-        problems += _adapter_problems(config)
+    inputs, found = _model_problems(config)
+    problems += found
     sizes: list[int] = []
     files: list[tuple[str, TrainConfig | TaskConfig]] = [("training data", config.train)]
     for name, data in files + [(task.name, task) for task in config.tasks]:
@@ -71,8 +69,7 @@ def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputForma
                     seen[sample.image] = _image_problem(sample.image)
                 problem = seen[sample.image]
                 if problem is not None:
-                    where = records.where(sample.row, records[sample.row])
-                    reasons.append((sample.row, f"{where}: {problem}"))
+                    reasons.append((sample.row, f"{sample.where}: {problem}"))
             progress.advance(len(rows))
     reasons.sort()
     return [reason for _, reason in reasons], len(records)
@@ -86,13 +83,36 @@ def _image_problem(path: Path) -> str | None:
     return None
 
 
-def _adapter_problems(config: Config) -> list[str]:
+def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
+    """The input format when the model folder gives one, and what is wrong with the folder or the adapter."""
+    problems: list[str] = []
+    inputs = None
+    try:
+        folder = model_folder(config.model.base)
+        inputs = input_format(folder, config.model)
+        problems += _unreadable_weights(folder)
+        if config.model.adapter is None:
+            require_dim(config, lora_parameters(folder, config.model.lora))
+    except UserError as error:
+        problems.append(str(error))
+    if config.model.adapter is not None and config.model.adapter.is_dir():
+        for checkpoint in config.gradients.checkpoints:
+            try:
+                shapes = adapter_shapes(RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter))
+                require_dim(config, sum(prod(shape) for shape in shapes.values()))
+            except UserError as error:
+                problems.append(str(error))
+    return inputs, problems
+
+
+def _unreadable_weights(folder: Path) -> list[str]:
     problems = []
-    for checkpoint in config.gradients.checkpoints:
+    for path in sorted(folder.glob("*.safetensors")):
         try:
-            adapter_shapes(RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter))
-        except UserError as error:
-            problems.append(str(error))
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            problems.append(f"model.base: {path} cannot be read ({error})")
     return problems
 
 

@@ -11,6 +11,7 @@ import shutil
 from icons.config import Config
 from icons.errors import BadRecordError, UserError
 from icons.progress import say
+from icons.stages.inputs import require_dim
 from icons.stages.train_grads import open_training_data
 from icons.store.files import read_json, write_json
 from icons.store.fingerprint import Fingerprint, file_digest, model_digest, require_same
@@ -51,11 +52,12 @@ def _train(config: Config, fingerprint: Fingerprint) -> None:
     import torch
 
     from icons.data.samples import DataSource
-    from icons.models.loading import attach_fresh_lora, load_base
+    from icons.models.loading import attach_fresh_lora, load_base, lora_parameters, model_folder
     from icons.training.samples import TrainingSamples, random_part
     from icons.training.trainer import Recipe, checkpoints, fine_tune
 
     settings, records, skip = config.warmup, open_training_data(config), config.on_bad_record == "skip"
+    require_dim(config, lora_parameters(model_folder(config.model.base), config.model.lora))
     model = load_base(config.model)
     source = DataSource(records, config.train.images, model.inputs)
     samples, bad = source.samples(random_part(len(records), settings.fraction, settings.seed))

@@ -6,7 +6,6 @@ A worker that dies loses only its own chunk, which goes back to the queue; finis
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 import traceback
 from collections import deque
@@ -129,7 +128,6 @@ def _work(config: Config, checkpoint: int | str, place: str, pipe: Connection) -
     from icons.stages.inputs import train_fingerprint
     from icons.stages.train_grads import compute_chunk
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     model = config.model.model_copy(update={"device": place})
     own = config.model_copy(update={"model": model})
     records = Records(config.train.data)

@@ -44,8 +44,7 @@ class TrainingSamples(Dataset[dict[str, Any]]):
                 item["pixels"] = pixel_values(load_image(sample.image), self.source.inputs.image_processor)
             except BadRecordError as error:
                 if not self.skip_bad:
-                    where = self.source.records.where(sample.row, self.source.records[sample.row])
-                    raise BadRecordError(f"{where}: {error}") from None
+                    raise BadRecordError(f"{sample.where}: {error}") from None
                 item["ids"] = []
         return item
 

@@ -71,6 +71,8 @@ def fine_tune(model: nn.Module, samples: TrainingSamples, folder: Path, recipe: 
         report_to=[],
         disable_tqdm=True,
     )
+    # More GPUs would mean DataParallel and another batch size; several need `accelerate launch`.
+    arguments._n_gpu = min(1, arguments.n_gpu)
     trainer = _Trainer(model=model, args=arguments, train_dataset=samples, data_collator=samples.collate)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -98,7 +100,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
             path = self.train_dataset.source.records.path
             raise UserError(
                 f"{path} rows {', '.join(map(str, rows.tolist()))}: the loss of this training batch is not a finite "
-                "number; check the weights for NaN, or use model.dtype bfloat16 or float32"
+                "number; check the weights for NaN"
             )
         return result
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from icons.data.samples import Batch, DataSource, Sample
+from icons.data.batches import Batch, make_batch
+from icons.data.samples import DataSource, Sample
 from icons.models.vlm import VisionLanguageModel
 
 
@@ -20,7 +21,7 @@ def sequential_gradients(
         parameter.requires_grad_(True)
     gradients, losses = [], []
     for sample in samples:
-        batch, bad = source.batch([sample])
+        batch, bad = make_batch([sample], source.inputs)
         assert isinstance(batch, Batch)
         assert not bad
         loss = model.base(
