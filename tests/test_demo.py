@@ -24,7 +24,7 @@ def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path) -> None
     assert len(chosen) == 240
     again = icons("demo", "--out", folder)
     assert again.code == 0, again.err
-    assert again.out.count("already done") == 11  # warm-up, training rows, merge, seven tasks, specialist, generalist
+    assert again.out.count("already done") == 12  # warm-up, training rows, merge, seven tasks, specialist, generalist
     assert read_selection(folder / "run") == selection
 
 
