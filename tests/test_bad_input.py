@@ -308,7 +308,7 @@ def test_no_space_left_keeps_what_is_finished(ready: Project) -> None:
 
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files, check=False)
     assert done.returncode == 2, done.stderr
-    assert "the file size limit is reached; finished work is kept" in done.stderr
+    assert "shard-00000.safetensors: the file size limit is reached; finished work is kept" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(ready.run.rglob("*.tmp"))
     assert read_rows(ready.run / "train_grads" / "final")["rows"].tolist() == before.tolist()
