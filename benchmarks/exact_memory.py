@@ -8,6 +8,8 @@ and what the tasks' mean gradients take by themselves (count x LoRA parameters x
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +18,14 @@ import torch
 import typer
 import yaml
 from memory import LOAD, TRAIN_GRADS, peak
-from setting import TINY_RANK, circumstances, describe, tiny_model
+from setting import circumstances, describe, tiny_model
 
 from icons.config import load_config
 from icons.demo.drawing import draw_vqa_set
 from icons.models.tiny import BENCHMARK
 from icons.stages.val_grads import val_grads
+
+RANK = 128  # many parameters for so small a model, so that the tasks' share shows
 
 
 def main(counts: Annotated[str, typer.Option(help="counts of tasks")] = "1,8,22", samples: int = 64) -> None:
@@ -29,7 +33,7 @@ def main(counts: Annotated[str, typer.Option(help="counts of tasks")] = "1,8,22"
     typer.echo(describe(circumstances(torch.device("cpu"))))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = tiny_model(folder, BENCHMARK, TINY_RANK)
+        model = tiny_model(folder, BENCHMARK, RANK)
         parameters = sum(tensor.numel() for pair in model.lora_pairs() for _, tensor in pair.tensors)
         drawn = draw_vqa_set(folder / "data", train_records=samples, val_records=4)
         own = peak(LOAD, str(folder))
@@ -45,7 +49,8 @@ def main(counts: Annotated[str, typer.Option(help="counts of tasks")] = "1,8,22"
             }
             path = folder / f"{count}.yaml"
             path.write_text(yaml.safe_dump(config))
-            val_grads(load_config(path))
+            with contextlib.redirect_stdout(io.StringIO()):
+                val_grads(load_config(path))
             used = peak(TRAIN_GRADS, str(path)) - own
             alone = count * parameters * 4
             typer.echo(f"{count:>3} tasks: {used / 2**20:6.0f} MiB, of which mean gradients {alone / 2**20:.1f} MiB")
