@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,6 @@ class Records:
         if not isinstance(record, dict):
             raise BadRecordError(f"{self.where(row)}: expected an object, found {type(record).__name__}")
         return record
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[row] for row in range(len(self)))
 
     def where(self, row: int, record: dict[str, Any] | None = None) -> str:
         """`file row 12 (id 'x')`, the way every message about a record begins."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from icons.errors import UserError
@@ -19,15 +19,9 @@ def digest(fingerprint: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def require_same(
-    found: Mapping[str, object],
-    expected: Mapping[str, object],
-    what: str,
-    advice: str,
-    fields: Iterable[str] | None = None,
-) -> None:
+def require_same(found: Mapping[str, object], expected: Mapping[str, object], what: str, advice: str) -> None:
     """Raises UserError naming the first field that differs, with both values, and what to do."""
-    for field in fields if fields is not None else sorted(found.keys() | expected.keys()):
+    for field in sorted(found.keys() | expected.keys()):
         if found.get(field) != expected.get(field):
             raise UserError(f"{what}: {field} is {found.get(field)!r}, expected {expected.get(field)!r}; {advice}")
 
