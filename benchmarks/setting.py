@@ -117,7 +117,14 @@ def synthetic(config: Any, device: torch.device, count: int, r: int) -> Setting:
             ids[index, : sample.length] = torch.tensor(sample.tokens.ids[:-1])
             labels[index, : sample.length] = torch.tensor(sample.tokens.labels[1:])
         pixels = torch.randn(len(chosen), 3, vision.image_size, vision.image_size)
-        return Batch([sample.row for sample in chosen], ids, labels, pixels, list(range(len(chosen))))
+        return Batch(
+            rows=[sample.row for sample in chosen],
+            lengths=[sample.length for sample in chosen],
+            input_ids=ids,
+            labels=labels,
+            pixel_values=pixels,
+            image_index=list(range(len(chosen))),
+        )
 
     return Setting(model, samples, collate)
 
@@ -126,7 +133,8 @@ def _made_up(row: int, rng: Random, image: int, patches: int) -> Sample:
     text = [rng.randrange(3, 30000) for _ in range(rng.randint(80, 160))]
     ids = [1, *[image] * patches, *text]
     labels = [*[IGNORE] * (len(ids) - len(text) // 3), *text[-(len(text) // 3) :]]
-    return Sample(row, Tokens(ids, labels), Path(f"{row}.png"), len(ids) - 1)
+    tokens = Tokens(ids, labels)
+    return Sample(row=row, where=f"row {row}", tokens=tokens, image=Path(f"{row}.png"), length=len(ids) - 1)
 
 
 def _with_lora(model: VisionLanguageModel, config: LoraConfig, b_std: float) -> VisionLanguageModel:
@@ -144,7 +152,7 @@ def _with_lora(model: VisionLanguageModel, config: LoraConfig, b_std: float) -> 
 
 def on_device(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
     pixels = None if batch.pixel_values is None else batch.pixel_values.to(device, dtype)
-    return replace(batch, input_ids=batch.input_ids.to(device), labels=batch.labels.to(device), pixel_values=pixels)
+    return replace(batch, input_ids=batch.input_ids.to(device), pixel_values=pixels)
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,7 @@ def warmup(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train a LoRA adapter on a small random part of the data."""
     from icons.stages.warmup import warmup as stage
 
-    stage(_open(config, overrides))
+    _run_stage(config, overrides, stage)
 
 
 @app.command()
@@ -45,7 +46,7 @@ def train_grads(
     """Compute the gradient features of the training data, every missing chunk of it."""
     from icons.stages.train_grads import train_grads as stage
 
-    stage(_open(config, overrides), chunk)
+    _run_stage(config, overrides, lambda opened: stage(opened, chunk))
 
 
 @app.command()
@@ -53,7 +54,7 @@ def merge(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check that all chunks are there and belong together, and index them."""
     from icons.stages.merge import merge as stage
 
-    stage(_open(config, overrides))
+    _run_stage(config, overrides, stage)
 
 
 @app.command()
@@ -65,7 +66,7 @@ def val_grads(
     """Compute the gradient features of the target tasks, every missing one."""
     from icons.stages.val_grads import val_grads as stage
 
-    stage(_open(config, overrides), task)
+    _run_stage(config, overrides, lambda opened: stage(opened, task))
 
 
 @app.command()
@@ -73,7 +74,7 @@ def specialist(config: ConfigFile, overrides: Overrides = None) -> None:
     """Score every training sample's influence on every task (stage 1)."""
     from icons.stages.specialist import specialist as stage
 
-    stage(_open(config, overrides))
+    _run_stage(config, overrides, stage)
 
 
 @app.command()
@@ -81,7 +82,7 @@ def generalist(config: ConfigFile, overrides: Overrides = None) -> None:
     """Vote over the tasks and write the selection (stage 2)."""
     from icons.stages.generalist import generalist as stage
 
-    stage(_open(config, overrides))
+    _run_stage(config, overrides, stage)
 
 
 @app.command()
@@ -89,7 +90,7 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """All stages in order, from the warm-up to the selection; finished ones are skipped."""
     from icons.pipeline import run as pipeline
 
-    pipeline(_open(config, overrides))
+    _run_stage(config, overrides, pipeline)
 
 
 @app.command()
@@ -142,28 +143,39 @@ def tiny_model(
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Write a tiny LLaVA with random weights: the real classes, small sizes, no download."""
-    if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty; choose a new folder")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and not empty; choose a new folder")
     from icons.models.tiny import build_tiny_llava
 
     build_tiny_llava(folder, seed=seed)
     typer.echo(f"tiny-model: written to {folder}")
 
 
-def _open(path: Path, overrides: list[str] | None, *, write: bool = True) -> Config:
-    """The config with all its files there, saved as resolved beside the results."""
+def _run_stage(path: Path, overrides: list[str] | None, stage: Callable[[Config], None]) -> None:
+    """One stage, and when it is done the config as resolved beside its results.
+
+    Not before: a stage that refuses to mix must leave what describes the results alone; and never over the file that
+    the user gave.
+    """
     from icons.store.files import write_bytes
     from icons.store.layout import RunFolder
 
+    config = _open(path, overrides)
+    stage(config)
+    resolved, target = dump_config(config).encode(), RunFolder(config.output_dir).config
+    if target.resolve() != path.resolve() and not (target.is_file() and target.read_bytes() == resolved):
+        write_bytes(target, resolved)
+
+
+def _open(path: Path, overrides: list[str] | None, *, write: bool = True) -> Config:
+    """The config with all its files there and, to `write`, its output folder."""
     config = load_config(path, overrides or [])
     problems = missing_files(config)
     if problems:
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
     if write:
-        resolved, target = dump_config(config).encode(), RunFolder(config.output_dir).config
         try:
-            if not (target.is_file() and target.read_bytes() == resolved):
-                write_bytes(target, resolved)
+            config.output_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"output_dir: {config.output_dir} cannot be written to ({error.strerror})") from None
     return config

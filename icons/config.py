@@ -19,6 +19,18 @@ from icons.errors import UserError
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
+RESERVED = ("parts", "scores.safetensors")  # what else lies beside the tasks' folders
+
+
+def _free_name(value: str) -> str:
+    if value in RESERVED:
+        raise ValueError(f"{value!r} is a name of icons' own; choose another")
+    return value
+
+
+TaskName = Annotated[FileName, AfterValidator(_free_name)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
 
@@ -59,8 +71,8 @@ class WarmupConfig(_Section):
 
 
 class TaskConfig(_Section):
-    name: FileName
-    group: FileName | None = None  # tasks of one group count as one: element-wise maximum of their scores
+    name: TaskName
+    group: TaskName | None = None  # tasks of one group count as one: element-wise maximum of their scores
     data: Path
     images: Path | None = None
 
@@ -193,9 +205,9 @@ def dump_config(config: Config) -> str:
 
 def _resolve(config: Config, folder: Path) -> Config:
     def absolute(path: Path | None) -> Path | None:
-        return None if path is None else Path(folder, path.expanduser())
+        return None if path is None else Path(folder, _expanded(path))
 
-    base = Path(config.model.base).expanduser()
+    base = _expanded(Path(config.model.base))
     # A Hub id is `name` or `owner/name`; anything else, and anything that is there, is a path.
     named_as_path = config.model.base.startswith(("/", "./", "../", "~")) or len(base.parts) > 2
     is_path = named_as_path or (folder / base).exists()
@@ -211,6 +223,13 @@ def _resolve(config: Config, folder: Path) -> Config:
     tasks = [t.model_copy(update={"data": absolute(t.data), "images": absolute(t.images)}) for t in config.tasks]
     output = absolute(config.output_dir)
     return config.model_copy(update={"output_dir": output, "model": model, "train": train, "tasks": tasks})
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user's home folder") from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -276,6 +295,7 @@ def _explain(path: Path, problem: Any, lines: dict[tuple[str | int, ...], int]) 
     if problem["type"] == "missing":
         return f"{where}: the key {key!r} is missing"
     message = re.sub(r"^Value error, ", "", problem["msg"])
+    message = re.sub(r"^Input should be a valid dictionary or instance of \w+", "expected keys below it", message)
     return f"{where}: {key}: {message} (got {problem['input']!r})" if key else f"{where}: {message}"
 
 

@@ -7,6 +7,7 @@ needs them first.
 from __future__ import annotations
 
 from icons.config import Config
+from icons.stages.checkpoints import checkpoint_weights
 from icons.stages.generalist import generalist
 from icons.stages.merge import merge
 from icons.stages.specialist import specialist
@@ -16,5 +17,7 @@ from icons.stages.warmup import warmup
 
 
 def run(config: Config) -> None:
-    for stage in (warmup, val_grads, train_grads, merge, specialist, generalist):
+    warmup(config)
+    checkpoint_weights(config)  # what the specialist will need, asked for before the long work
+    for stage in (val_grads, train_grads, merge, specialist, generalist):
         stage(config)

@@ -75,7 +75,7 @@ BAD_RECORDS: dict[str, tuple[Callable[[Record, Path], Any], str]] = {
     "unknown speaker": (lambda r, _: r["conversations"][1].update({"from": "bot"}), "unknown speaker 'bot'"),
     "two images in the text": (lambda r, _: say(r, 0, "<image> and <image>"), "2 <image> in the text"),
     "no image in the text": (lambda r, _: say(r, 0, "What is it?"), "no <image> in the text"),
-    "missing image": (lambda r, _: r.update(image="nowhere.png"), "nowhere.png does not exist"),
+    "missing image": (lambda r, _: r.update(image="nowhere.png"), "nowhere.png' does not exist"),
     "truncated image": (image_file(truncated), "cannot be decoded"),
     "zero-sized image": (image_file(lambda path: path.touch()), "is an empty file"),
     "decompression bomb": (image_file(bomb), "decompression bomb"),

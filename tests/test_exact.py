@@ -118,7 +118,7 @@ def test_adam_gradients_on_the_training_side_alone(exact: Project) -> None:
     gradients = full_gradients(exact)
     config = load_config(exact.config)
     assert config.model.adapter is not None
-    moments = adam_moments(attach_adapter(load_base(config.model), config.model.adapter), config.model.adapter)
+    moments, *_ = adam_moments(attach_adapter(load_base(config.model), config.model.adapter), config.model.adapter)
 
     def update(gradient: dict[str, Tensor]) -> Tensor:
         parts = []
@@ -140,7 +140,8 @@ def test_adams_moments_are_given_to_the_right_tensors(project: Project) -> None:
     assert project.icons("warmup", *[part for text in sets for part in ("--set", text)]).code == 0
     folder = project.run / "warmup" / "final"
     model = attach_adapter(load_base(load_config(project.config).model), folder)
-    moments = adam_moments(model, folder)
+    moments, *betas = adam_moments(model, folder)
+    assert betas == [0.9, 0.999, 1e-8]
     stored = load_file(folder / "adapter_model.safetensors")
     assert moments.keys() == stored.keys()
     for name in stored:

@@ -32,6 +32,11 @@ class Batch:
     pixel_values: Tensor | None
     image_index: list[int]
 
+    def pin_memory(self) -> Batch:
+        """Called by the DataLoader when it is asked to pin."""
+        pixels = None if self.pixel_values is None else self.pixel_values.pin_memory()
+        return replace(self, input_ids=self.input_ids.pin_memory(), pixel_values=pixels)
+
     @property
     def padded_tokens(self) -> int:
         return self.input_ids.numel()
@@ -72,15 +77,19 @@ def make_batch(samples: Sequence[Sample], inputs: InputFormat) -> Made:
 
 
 def load_batches(
-    samples: Sequence[Sample], inputs: InputFormat, tokens_per_batch: int, num_workers: int = 0
+    samples: Sequence[Sample], inputs: InputFormat, tokens_per_batch: int, num_workers: int = 0, *, pin: bool = False
 ) -> Iterator[Made]:
-    """Batches of neighbours in length in a fixed order, made by `num_workers` processes ahead of the caller."""
+    """Batches of neighbours in length in a fixed order, made by `num_workers` processes ahead of the caller.
+
+    With `pin` their tensors lie in page-locked memory, from which a copy to a GPU waits for nothing.
+    """
     plan = plan_batches([sample.length for sample in samples], tokens_per_batch)
     yield from DataLoader(
         _PlannedBatches([[samples[position] for position in batch] for batch in plan], inputs),
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,
+        pin_memory=pin,
     )
 
 

@@ -52,6 +52,7 @@ def _parse_turn(index: int, turn: Any) -> Turn:
         raise BadRecordError(f"turn {index} has no text; expected {{'from': ..., 'value': ...}}")
     if turn.get("from") not in ("human", "gpt"):
         raise BadRecordError(f"unknown speaker {turn.get('from')!r} in turn {index}; expected 'human' or 'gpt'")
+    _require_text(turn["value"], f"the text of turn {index}")
     return Turn(turn["from"], turn["value"])
 
 
@@ -63,7 +64,15 @@ def _image_path(record: dict[str, Any]) -> str | None:
         return None
     if not isinstance(image, str) or not image:
         raise BadRecordError(f"image is {image!r}; expected one path relative to the image folder")
+    _require_text(image, "the image path")
     return image
+
+
+def _require_text(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecordError(f"{what} holds half a character (a lone surrogate at position {error.start})") from None
 
 
 def _place_image(turns: list[Turn], image: str | None) -> tuple[Turn, ...]:

@@ -35,15 +35,15 @@ def load_image(path: Path) -> Image.Image:
             with Image.open(path) as image:
                 return image.convert("RGB")
     except FileNotFoundError:
-        raise BadRecordError(f"image {path} does not exist") from None
+        raise BadRecordError(f"image {str(path)!r} does not exist") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = Image.MAX_IMAGE_PIXELS
-        raise BadRecordError(f"image {path} is a decompression bomb (over {limit:,} pixels)") from None
+        raise BadRecordError(f"image {str(path)!r} is a decompression bomb (over {limit:,} pixels)") from None
     except UnidentifiedImageError:
         empty = path.is_file() and path.stat().st_size == 0
-        raise BadRecordError(f"image {path} is {'an empty file' if empty else 'not an image'}") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise BadRecordError(f"image {path} cannot be decoded ({error})") from None
+        raise BadRecordError(f"image {str(path)!r} is {'an empty file' if empty else 'not an image'}") from None
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
+        raise BadRecordError(f"image {str(path)!r} cannot be decoded ({error})") from None
 
 
 def pixel_values(image: Image.Image, image_processor: Any) -> npt.NDArray[np.float32]:

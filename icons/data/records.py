@@ -28,6 +28,8 @@ class Records:
                 head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
             self._list = None if head.startswith(b"{") else self._parse_list()
             self._offsets = self._scan_lines() if self._list is None else array("q")
+            if len(self._offsets) > 1:
+                self._refuse_one_object(head)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         self._length = len(self._offsets) if self._list is None else len(self._list)
@@ -49,15 +51,26 @@ class Records:
         return f"{self.path} row {row}" + (f" (id {name!r})" if name is not None else "")
 
     def _parse_list(self) -> list[Any]:
+        content = self.path.read_bytes()
+        if not content.strip():
+            raise UserError(f"{self.path}: holds no records, it is empty")
         try:
-            records = json.loads(self.path.read_bytes())
+            records = json.loads(content)
         except json.JSONDecodeError as error:
             raise UserError(f"{self.path} line {error.lineno}: broken JSON ({error.msg})") from None
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.path}: cannot be read as JSON ({error})") from None
         if not isinstance(records, list):
             raise UserError(f"{self.path}: expected a list of records, found {type(records).__name__}")
         return records
+
+    def _refuse_one_object(self, head: bytes) -> None:
+        """A single object over many lines would pass for as many broken records."""
+        first = head.splitlines()[0].strip() if head else b""
+        if first in {b"{", b'{"'}:
+            raise UserError(f"{self.path}: one JSON object over several lines; expected a list, or a record a line")
 
     def _scan_lines(self) -> array[int]:
         offsets, position = array("q"), 0
@@ -74,7 +87,7 @@ class Records:
             line = file.readline()
             try:
                 return json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:
                 file.seek(0)
                 number = file.read(self._offsets[row]).count(b"\n") + 1
                 raise BadRecordError(f"{self.path} line {number} (row {row}): broken JSON ({error})") from None

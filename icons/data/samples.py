@@ -53,25 +53,27 @@ class DataSource:
 
     def samples(self, rows: Sequence[int]) -> tuple[list[Sample], list[BadRecord]]:
         """Encodes rows (no image is opened); those that cannot be used come back as BadRecords, in row order."""
-        parsed: list[tuple[int, Conversation]] = []
+        parsed: list[tuple[int, str, Conversation]] = []
         bad: list[BadRecord] = []
         for row in rows:
             record: dict[str, Any] | None = None
             try:
                 record = self.records[row]
-                parsed.append((row, parse_record(record)))
+                parsed.append((row, self.records.where(row, record), parse_record(record)))
             except BadRecordError as error:
-                bad.append(self._bad(row, record, error))
+                message, path = str(error), str(self.records.path)
+                reason = message if message.startswith(path) else f"{self.records.where(row, record)}: {message}"
+                bad.append(BadRecord(row, reason))
         samples: list[Sample] = []
-        encoded = encode([conversation for _, conversation in parsed], self.inputs.tokenizer) if parsed else []
-        for (row, conversation), tokens in zip(parsed, encoded, strict=True):
+        encoded = encode([conversation for _, _, conversation in parsed], self.inputs.tokenizer) if parsed else []
+        for (row, where, conversation), tokens in zip(parsed, encoded, strict=True):
             try:
-                samples.append(self._sample(row, conversation, tokens))
+                samples.append(self._sample(row, where, conversation, tokens))
             except BadRecordError as error:
-                bad.append(self._bad(row, self.records[row], error))
+                bad.append(BadRecord(row, f"{where}: {error}"))
         return samples, sorted(bad, key=lambda record: record.row)
 
-    def _sample(self, row: int, conversation: Conversation, tokens: Tokens) -> Sample:
+    def _sample(self, row: int, where: str, conversation: Conversation, tokens: Tokens) -> Sample:
         inputs = self.inputs
         image = image_path(self.images, conversation.image) if conversation.image else None
         full = expand_image(tokens, inputs.image_token_id, inputs.num_image_tokens, inputs.max_length)
@@ -79,9 +81,4 @@ class DataSource:
         used = Tokens(full.ids[: length + 1], full.labels[: length + 1])
         if inputs.image_token_id not in used.ids:
             image = None  # it stands behind the last answer, where nothing learns from it
-        return Sample(row, self.records.where(row, self.records[row]), used, image, length)
-
-    def _bad(self, row: int, record: dict[str, Any] | None, error: BadRecordError) -> BadRecord:
-        where = self.records.where(row, record)
-        message = str(error)
-        return BadRecord(row, message if message.startswith(str(self.records.path)) else f"{where}: {message}")
+        return Sample(row, where, used, image, length)

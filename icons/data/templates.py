@@ -44,10 +44,15 @@ class Prompt:
 
 
 def render_vicuna_v1(conversation: Conversation, eos: str = "</s>") -> Prompt:
-    """`SYSTEM USER: ... ASSISTANT: ...</s>USER: ...`; a span runs from behind `ASSISTANT:` through `</s>`."""
+    """`SYSTEM USER: ... ASSISTANT: ...</s>USER: ...`; a span runs from behind `ASSISTANT:` through `</s>`.
+
+    An empty turn is its role alone, without `</s>`, and nothing of it is predicted.
+    """
     text, spans = VICUNA_SYSTEM + " ", []
     for turn in conversation.turns:
-        if turn.speaker == "human":
+        if not turn.text:
+            text += {"human": "USER:", "gpt": "ASSISTANT:"}[turn.speaker]  # as LLaVA's own code: nothing follows
+        elif turn.speaker == "human":
             text += f"USER: {turn.text} "
         else:
             start = len(text) + len("ASSISTANT:")
@@ -113,7 +118,7 @@ def expand_image(tokens: Tokens, image_token_id: int, num_image_tokens: int, max
     Raises BadRecordError when the cut would fall inside the image or leave no answer.
     """
     ids, labels = tokens.ids, tokens.labels
-    if IMAGE_ID in ids:
+    if IMAGE_ID in ids[:max_length]:
         at = ids.index(IMAGE_ID)
         if at + num_image_tokens > max_length:
             raise BadRecordError(

@@ -23,6 +23,7 @@ from icons.store.scores import read_scores
 
 TRAIN_RECORDS, VAL_RECORDS = 1200, 24
 PRETRAIN_RECORDS, PRETRAIN_STEPS = 1200, 450
+MARKER = ".icons-demo"  # a folder without it is somebody else's
 
 
 def demo(folder: Path) -> None:
@@ -31,8 +32,10 @@ def demo(folder: Path) -> None:
     Raises UserError when `folder` holds something that is not a demo.
     """
     begin = time.monotonic()
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "data").is_dir():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise UserError(f"{folder} holds files that are not the demo's; choose an empty folder with --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
     say(f"Drawing {TRAIN_RECORDS} training records and {VAL_RECORDS} of each target task ...")
     drawn = draw_vqa_set(folder / "data", train_records=TRAIN_RECORDS, val_records=VAL_RECORDS)
     if not (folder / "model" / "config.json").is_file():
@@ -93,7 +96,7 @@ def _pretrain(folder: Path) -> None:
         on_cpu=True,
     )
     model.base.requires_grad_(True).train()
-    loss = fine_tune(model.base, TrainingSamples(source, samples, skip_bad=False), scratch, recipe, "training")
+    loss = fine_tune(model.base, TrainingSamples(source, samples), scratch, recipe, "training")
     say(f"  loss {loss:.2f} at the end")
     model.base.save_pretrained(fresh)
     shutil.rmtree(scratch)

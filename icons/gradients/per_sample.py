@@ -23,7 +23,7 @@ class ForwardPass:
 
     `hidden` runs the model up to the last hidden states [B, T, H]; `head` gives the logits of positions [n, H];
     labels [B, T] say what each position is to predict (IGNORE where nothing), at least one a sample. They stay on the
-    CPU: to count them on a GPU would mean to wait for it.
+    CPU, where counting them waits for nothing.
     """
 
     pairs: list[LoraPair]
@@ -52,11 +52,13 @@ def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
     """Runs the batch forward once and backward once per sink, each given every LoRA tensor's gradients [B, numel].
 
     What is backpropagated is the sum over samples of each sample's mean token loss: a mean over the batch's tokens
-    would weigh the samples against each other. Raises ValueError when a LoRA layer is used twice in one pass, since
-    its gradient would then come in pieces.
+    would weigh the samples against each other. Raises ValueError when a LoRA layer is used twice in one pass (its
+    gradient would come in pieces) or not at all.
     """
     seen: set[str] = set()
+    wanted = {name for pair in batch.pairs for name, _ in pair.tensors}
     active = sinks[0]
+    targets = _targets(batch.labels_BT, batch.device)  # before the forward pass is queued: a copy waits for the queue
 
     def once(name: str, grads_BP: Tensor) -> None:
         if name in seen:
@@ -65,24 +67,39 @@ def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
         active(name, grads_BP)
 
     with torch.enable_grad(), per_sample_gradients(batch.pairs, once):
-        losses = sample_losses(batch.hidden(), batch.head, batch.labels_BT)
+        losses = _sample_losses(batch.hidden(), batch.head, targets)
         total = losses.mean_B.sum()
         for active in sinks:
             seen.clear()
             total.backward(retain_graph=active is not sinks[-1])  # type: ignore[no-untyped-call]
+            if seen != wanted:
+                raise ValueError(f"{min(wanted - seen)} and {len(wanted - seen) - 1} more had no part in the loss")
     return Losses(losses.mean_B.detach(), losses.tokens_B)
 
 
-def sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], labels_BT: Tensor) -> Losses:
+@dataclass(frozen=True)
+class _Targets:
+    """Labelled positions (sample and position indices [n], labels [n]) and their count by sample [B], on the device."""
+
+    sample_N: Tensor
+    position_N: Tensor
+    labels_N: Tensor
+    tokens_B: Tensor
+
+
+def _targets(labels_BT: Tensor, device: torch.device) -> _Targets:
+    labelled_BT = labels_BT != IGNORE
+    sample_N, position_N = torch.nonzero(labelled_BT, as_tuple=True)
+    found = sample_N, position_N, labels_BT[sample_N, position_N], labelled_BT.sum(1)
+    return _Targets(*(part.to(device) for part in found))
+
+
+def _sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], targets: _Targets) -> Losses:
     """Mean cross-entropy of each sample's labelled positions; logits are computed at those positions only."""
-    device = hidden_BTH.device
-    sample_N, position_N = torch.nonzero(labels_BT != IGNORE, as_tuple=True)
-    targets_N, tokens_B = labels_BT[sample_N, position_N].to(device), (labels_BT != IGNORE).sum(1).to(device)
-    sample_N, position_N = sample_N.to(device), position_N.to(device)
-    logits_NV = head(hidden_BTH[sample_N, position_N]).float()
-    loss_N = F.cross_entropy(logits_NV, targets_N, reduction="none")
-    sums_B = torch.zeros(labels_BT.shape[0], device=device).index_add(0, sample_N, loss_N)
-    return Losses(sums_B / tokens_B, tokens_B)
+    logits_NV = head(hidden_BTH[targets.sample_N, targets.position_N]).float()
+    loss_N = F.cross_entropy(logits_NV, targets.labels_N, reduction="none")
+    sums_B = torch.zeros(len(targets.tokens_B), device=loss_N.device).index_add(0, targets.sample_N, loss_N)
+    return Losses(sums_B / targets.tokens_B, targets.tokens_B)
 
 
 def squared_norms(grads_BP: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ def projected_rows(batch: ForwardPass, projector: Projector, transform: Transfor
 def exact_rows(batch: ForwardPass, directions: Mapping[str, Tensor], transform: Transform) -> Rows:
     """The exact mean cosine of each sample with each task's validation samples, [B, T]; no projection.
 
-    `directions` maps a LoRA tensor's name to the tasks' mean unit gradients of it, [T, numel], on the device:
+    `directions` maps a LoRA tensor's name to the tasks' mean unit gradients of it, [T, numel] in any dtype, on the
+    device; products are made in float32:
     mean_j cos(g, g'_j) = g/|g| · mean_j g'_j/|g'_j|, summed over tensors.
     """
     size, device = batch.size, batch.device
@@ -57,8 +58,7 @@ def exact_rows(batch: ForwardPass, directions: Mapping[str, Tensor], transform: 
 
     def compare(name: str, grads_BP: Tensor) -> None:
         feature_BP = _measure(name, grads_BP, transform, squares_B, features_B)
-        towards_TP = directions[name]
-        dots_BT.add_(F.linear(feature_BP.to(towards_TP.dtype), towards_TP))
+        dots_BT.add_(F.linear(feature_BP.float(), directions[name].float()))
 
     losses = backpropagate(batch, compare)
     lengths_B1 = features_B.sqrt().unsqueeze(1)

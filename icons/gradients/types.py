@@ -24,9 +24,7 @@ def sign(name: str, grads_BP: Tensor) -> Tensor:
     return torch.sign(grads_BP)
 
 
-def adam(
-    moments: Mapping[str, tuple[Tensor, Tensor]], beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
-) -> Transform:
+def adam(moments: Mapping[str, tuple[Tensor, Tensor]], beta1: float, beta2: float, eps: float) -> Transform:
     """(b1 m + (1 - b1) g) / sqrt(b2 v + (1 - b2) g² + eps), in float32.
 
     `moments` maps a LoRA tensor's name to m and v, [numel] float32 on the model's device. KeyError for a name that is

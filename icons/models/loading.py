@@ -119,12 +119,21 @@ def attach_fresh_lora(model: VisionLanguageModel, config: LoraConfig) -> VisionL
 
 def lora_parameters(folder: Path, config: LoraConfig) -> int:
     """How many parameters `attach_fresh_lora` would add, from the model's config alone; no weights are read."""
+    layers = _lora_targets(_meta_model(folder), config).values()
+    return sum(config.r * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def linear_layers(folder: Path) -> list[str]:
+    """Names of the linear layers of the language model, from the model's config alone."""
+    return list(_lora_targets(_meta_model(folder), LoraConfig()))
+
+
+def _meta_model(folder: Path) -> nn.Module:
     from transformers import AutoConfig, LlavaForConditionalGeneration
 
     with torch.device("meta"):
-        model = LlavaForConditionalGeneration(AutoConfig.from_pretrained(folder))
-    layers = _lora_targets(model, config).values()
-    return sum(config.r * (layer.in_features + layer.out_features) for layer in layers)
+        model: nn.Module = LlavaForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    return model
 
 
 def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
@@ -150,9 +159,14 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"adapter {folder} does not fit the model ({str(error).splitlines()[0]})") from None
     loaded = VisionLanguageModel(peft.requires_grad_(False).eval(), model.base, model.inputs, model.device)
-    expected = {
-        name: tuple(parameter.shape) for pair in _pairs_or_refuse(loaded, folder) for name, parameter in pair.tensors
-    }
+    pairs = _pairs_or_refuse(loaded, folder)
+    outside = [pair.name for pair in pairs if not _is_text(pair.name)]
+    if outside:
+        raise UserError(
+            f"adapter {folder} has {len(outside)} LoRA layers outside the language model (the first is {outside[0]}); "
+            "gradients are taken of the language model's alone"
+        )
+    expected = {name: tuple(parameter.shape) for pair in pairs for name, parameter in pair.tensors}
     strangers, absent = sorted(stored.keys() - expected.keys()), sorted(expected.keys() - stored.keys())
     if strangers or absent:
         example = f"unknown to the model: {strangers[0]}" if strangers else f"not in the adapter: {absent[0]}"
@@ -177,8 +191,10 @@ def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"adapter {path} cannot be read ({error})") from None
 
 
-def adam_moments(model: VisionLanguageModel, folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """LoRA tensor name -> Adam's first and second moments, [numel] float32 on the model's device.
+def adam_moments(
+    model: VisionLanguageModel, folder: Path
+) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], float, float, float]:
+    """LoRA tensor name -> Adam's first and second moments, [numel] float32 on the model's device; beta1, beta2, eps.
 
     From the optimizer.pt that the Hugging Face Trainer left beside the adapter: its parameters are numbered in the
     order of the model's own. Raises UserError when they are not those of the adapter.
@@ -188,7 +204,8 @@ def adam_moments(model: VisionLanguageModel, folder: Path) -> dict[str, tuple[to
         found = torch.load(path, map_location=model.device, weights_only=True)
         numbers = [number for group in found["param_groups"] for number in group["params"]]
         states = [found["state"][number] for number in numbers]
-    except (OSError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        (beta1, beta2), eps = found["param_groups"][0]["betas"], found["param_groups"][0]["eps"]
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} cannot be read as an optimizer's state ({str(error).splitlines()[0]})") from None
     named = {name.replace(".default", ""): p for name, p in model.peft.named_parameters() if "lora_" in name}
     shapes = [tuple(parameter.shape) for parameter in named.values()]
@@ -196,10 +213,11 @@ def adam_moments(model: VisionLanguageModel, folder: Path) -> dict[str, tuple[to
         raise UserError(
             f"{path} is not of this adapter: {len(states)} parameters, expected {len(shapes)} of its shapes"
         )
-    return {
+    moments = {
         name: (state["exp_avg"].flatten().float(), state["exp_avg_sq"].flatten().float())
         for name, state in zip(named, states, strict=True)
     }
+    return moments, beta1, beta2, eps
 
 
 def _pairs_or_refuse(model: VisionLanguageModel, folder: Path) -> list[Any]:

@@ -51,11 +51,13 @@ class VisionLanguageModel:
         Without an attention mask: under causal attention no real token sees the padding behind it, and the fast
         attention kernels stay available. The vision tower runs once per distinct image and keeps no graph.
         """
-        input_ids = batch.input_ids.to(self.device)
+        input_ids = batch.input_ids.to(self.device, non_blocking=True)
         with torch.no_grad():
             embeds_BTH = self.base.get_input_embeddings()(input_ids)
             if batch.pixel_values is not None:
-                features_IPH = self._image_features(batch.pixel_values.to(self.device, embeds_BTH.dtype))
+                features_IPH = self._image_features(
+                    batch.pixel_values.to(self.device, embeds_BTH.dtype, non_blocking=True)
+                )
                 owners = torch.tensor([i for i in batch.image_index if i >= 0], device=self.device)
                 is_image = (input_ids == self.inputs.image_token_id).unsqueeze(-1)
                 embeds_BTH = embeds_BTH.masked_scatter(is_image, features_IPH[owners].to(embeds_BTH.dtype))

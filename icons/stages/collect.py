@@ -44,6 +44,7 @@ def collect(extractor: Extractor, data: DataRange, writer: RowWriter) -> Manifes
     Raises BadRecordError for the first record that cannot be used (unless `on_bad_record: skip`) and UserError when a
     loss or a gradient is not finite; finished shards stay.
     """
+    extractor.prepare()
     source = DataSource(data.records, data.images, extractor.model.inputs)
     windows = list(writer.windows(extractor.config.gradients.shard_rows))
     written: Future[None] | None = None
@@ -97,8 +98,8 @@ def _shard(
     tensors = extractor.empty_shard(start, stop)
     progress.advance(len(bad))
     waiting: tuple[Batch, Rows] | None = None
-    workers = _num_workers(extractor)
-    for batch, unreadable in load_batches(samples, source.inputs, extractor.tokens_per_batch, workers):
+    on_gpu, workers = extractor.model.device.type == "cuda", _num_workers(extractor)
+    for batch, unreadable in load_batches(samples, source.inputs, extractor.tokens_per_batch, workers, pin=on_gpu):
         _refuse(extractor, unreadable)
         bad += unreadable
         progress.advance(len(unreadable))
@@ -136,4 +137,7 @@ def _num_workers(extractor: Extractor) -> int:
     chosen = extractor.config.gradients.num_workers
     if chosen is not None:
         return chosen
-    return 0 if extractor.model.device.type == "cpu" else min(8, max(1, (os.cpu_count() or 2) - 1))
+    if extractor.model.device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, max(1, cores // torch.cuda.device_count() - 1))

@@ -8,7 +8,7 @@ import numpy as np
 
 from icons.config import Config
 from icons.errors import UserError
-from icons.store.files import Array, read_tensors
+from icons.store.files import Array
 from icons.store.fingerprint import digest
 from icons.store.layout import RunFolder
 from icons.store.rows import Manifest, read_manifest
@@ -62,7 +62,7 @@ def _mean_unit_gradient(config: Config, checkpoint: int | str, task: str) -> dic
     folder = RunFolder(config.output_dir).task(checkpoint, task)
     count, sums = 0, dict[str, Array]()
     for shard in complete_task(config, checkpoint, task).shards:
-        tensors = read_tensors(folder / shard.file)
+        tensors = shard.read(folder)
         count += int(tensors["valid"].sum())
         for key, total in tensors.items():
             if key.startswith(DIRECTION):

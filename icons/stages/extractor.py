@@ -60,7 +60,7 @@ class Extractor:
         kind = self.config.gradients.type
         if kind == "adam" and self.side == "train":
             adapter = RunFolder(self.config.output_dir).adapter(self.checkpoint, self.config.model.adapter)
-            return adam(adam_moments(self.model, adapter))
+            return adam(*adam_moments(self.model, adapter))
         return sign if kind == "sign" else sgd
 
     @cached_property
@@ -72,6 +72,14 @@ class Extractor:
     def directions(self) -> dict[str, Tensor]:
         dtype = getattr(torch, self.config.model.dtype)
         return load_directions(self.config, self.checkpoint, self.model.device, dtype)
+
+    def prepare(self) -> None:
+        """Loads all that the first batch would: running out of memory here is not the batch's doing."""
+        _ = self.model, self.pairs, self.transform
+        if not self.exact:
+            _ = self.projector
+        elif self.side == "train":
+            _ = self.directions
 
     def empty_shard(self, start: int, stop: int) -> dict[str, Array]:
         """A shard's arrays, every row invalid until it is filled."""
@@ -160,6 +168,12 @@ class Extractor:
 
 def _out_of_memory(error: BaseException) -> bool:
     # The last is all that oneDNN says on a CPU.
-    signs = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
+    signs = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "ALLOC_FAILED",
+        "could not create a primitive",
+    )
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or any(sign in str(error) for sign in signs)

@@ -48,9 +48,11 @@ def _is_done(folder: Path, fingerprint: str) -> bool:
         return False
     try:
         found: Any = json.loads((folder / names[0]).read_bytes())
-    except ValueError:
+        sizes = found["bytes"]
+        whole = all((folder / name).stat().st_size == sizes[name] for name in names[1:])
+        return whole and bool(found["fingerprint"] == fingerprint)
+    except (ValueError, KeyError, TypeError):
         return False
-    return isinstance(found, dict) and found.get("fingerprint") == fingerprint
 
 
 def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: str) -> None:
@@ -66,7 +68,7 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
     votes = cast_votes(scores.scores, scores.valid, tau)
     ranks = percentile_ranks(scores.scores, scores.valid)
     selected = most_voted(votes, ranks, scores.valid, count, settings.tie_break, settings.seed)
-    head = {
+    head: dict[str, Any] = {
         "num_train": num_rows,
         "num_selected": len(selected),
         "num_invalid": int((~scores.valid).sum()),
@@ -82,6 +84,7 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
     target.unlink(missing_ok=True)
     write_parts(folder / "selected_data.json", _data_file(Records(config.train.data), selected))
     write_tensors(folder / "votes.safetensors", {"votes": votes})
+    head["bytes"] = {name: (folder / name).stat().st_size for name in ("selected_data.json", "votes.safetensors")}
     body = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_bytes(target, f'{body},\n "indices": {json.dumps(selected.tolist())}\n}}\n'.encode())
     short = f" (only {len(selected)} rows are valid)" if len(selected) < count else ""

@@ -9,10 +9,12 @@ from pathlib import Path
 from icons.config import Config
 from icons.errors import UserError
 from icons.stages.directions import tasks_digest
-from icons.store.fingerprint import Fingerprint, file_digest, model_digest
+from icons.store.fingerprint import Fingerprint, digest, file_digest, model_digest
 from icons.store.layout import RunFolder
 
 EXACT_VERSION = 1
+LORA_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
+"""What of an adapter's settings scales its layers, beside its tensors."""
 OWN_FIELDS = frozenset({"data", "num_rows", "gradient_type", "moments", "tasks"})
 """Fields in which training and validation rows that belong together may differ."""
 
@@ -23,7 +25,7 @@ def train_fingerprint(config: Config, checkpoint: int | str, num_rows: int) -> F
     Raises UserError when the model, the adapter, or (exact) a task's gradients are missing, or when `gradients.dim`
     exceeds the number of LoRA parameters.
     """
-    fingerprint = _features(config, checkpoint) | {"gradient_type": config.gradients.type}
+    fingerprint = feature_fingerprint(config, checkpoint) | {"gradient_type": config.gradients.type}
     if config.gradients.type == "adam":
         folder = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
         if not (folder / "optimizer.pt").is_file():
@@ -37,9 +39,12 @@ def train_fingerprint(config: Config, checkpoint: int | str, num_rows: int) -> F
     return fingerprint | _data(config.train.data, num_rows)
 
 
-def val_fingerprint(config: Config, checkpoint: int | str, data: Path, num_rows: int) -> Fingerprint:
-    """What a task's validation rows are made of; their gradients are plain also when `gradients.type` is adam."""
-    return _features(config, checkpoint) | {"gradient_type": val_type(config.gradients.type)} | _data(data, num_rows)
+def val_fingerprint(config: Config, features: Fingerprint, data: Path, num_rows: int) -> Fingerprint:
+    """What a task's validation rows are made of; their gradients are plain also when `gradients.type` is adam.
+
+    `features` is the checkpoint's `feature_fingerprint`.
+    """
+    return features | {"gradient_type": val_type(config.gradients.type)} | _data(data, num_rows)
 
 
 def require_dim(config: Config, lora_parameters: int) -> None:
@@ -56,7 +61,8 @@ def val_type(train_type: str) -> str:
     return "sgd" if train_type == "adam" else train_type
 
 
-def _features(config: Config, checkpoint: int | str) -> Fingerprint:
+def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
+    """Everything but gradient type and data that decides a row at a checkpoint."""
     from icons.gradients.projection import make_projector
     from icons.models.loading import adapter_shapes, model_folder
 
@@ -71,8 +77,7 @@ def _features(config: Config, checkpoint: int | str) -> Fingerprint:
     return {
         "base_model": model_digest(model_folder(config.model.base)),
         "adapter": file_digest(folder / "adapter_model.safetensors")[:16],
-        "lora_r": settings.get("r"),
-        "lora_alpha": settings.get("lora_alpha"),
+        "lora": digest({key: settings.get(key) for key in LORA_SETTINGS}),
         "dtype": config.model.dtype,
         "template": config.model.template,
         "image_aspect_ratio": config.model.image_aspect_ratio,

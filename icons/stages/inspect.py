@@ -8,7 +8,7 @@ from icons.config import Config
 from icons.data.conversation import parse_record
 from icons.data.images import image_path, load_image, pixel_values
 from icons.data.records import Records
-from icons.data.templates import IGNORE, IMAGE_ID, encode, expand_image
+from icons.data.templates import IGNORE, IMAGE_ID, Tokens, encode, expand_image
 from icons.errors import BadRecordError, UserError
 from icons.models.loading import input_format, model_folder
 from icons.progress import say
@@ -28,6 +28,10 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
         image = load_image(image_path(chosen.images, conversation.image)) if conversation.image else None
     except BadRecordError as error:
         raise BadRecordError(f"{records.where(row, record)}: {error}") from None
+    of_image = inputs.num_image_tokens if inputs.image_token_id in used.ids else 0
+    cut = len(tokens.ids) + max(0, of_image - 1) - len(used.ids)
+    left = len(tokens.ids) - cut
+    tokens = Tokens(tokens.ids[:left], tokens.labels[:left])
     size = list(image.size) if image else None
     if as_json:
         say(json.dumps({"input_ids": tokens.ids, "labels": tokens.labels, "image_size": size}))
@@ -38,9 +42,7 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
         say(f"image: {conversation.image}, {image.width} x {image.height} pixels, to the model as {shape}")
     else:
         say("image: none")
-    of_image = inputs.num_image_tokens if image else 0
     say(f"tokens: {len(used.ids)} ({of_image} of the image), {used.num_targets} predicted")
-    cut = len(tokens.ids) + max(0, of_image - 1) - len(used.ids)
     if cut:
         say(f"max_length {inputs.max_length} cuts {cut} tokens off the end")
     say("text (what is predicted stands in [[ ]]):")

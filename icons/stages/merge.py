@@ -30,12 +30,19 @@ def merge(config: Config) -> None:
                 "run `icons train-grads` again (with --chunk for one of them)"
             )
         index = Index(len(records), fingerprint, shards, path.parent)
-        fresh = not path.is_file() or read_index(path) != index
+        fresh = not _is_written(path, index)
         if fresh:
             write_index(path, index)
         invalid = sum(shard.invalid for shard in shards)
         done = f"written to {path}" if fresh else "already done"
         say(f"merge {checkpoint}: {len(records)} rows in {len(shards)} shards, {invalid} invalid, {done}")
+
+
+def _is_written(path: Path, index: Index) -> bool:
+    try:
+        return path.is_file() and read_index(path) == index
+    except UserError:  # damaged: it is written again
+        return False
 
 
 def _shards(
@@ -61,7 +68,10 @@ def _shards(
         for shard in manifest.shards:
             path = folder / shard.file
             if not path.is_file() or path.stat().st_size != shard.bytes:
-                raise UserError(f"{path} is missing or has another size than its manifest says; {advice}")
+                raise UserError(
+                    f"{path} is missing or has another size than its manifest says; "
+                    f"run `icons train-grads --chunk {chunk}`, which computes it again"
+                )
             relative = path.relative_to(root).as_posix()
             shards.append(Shard(relative, shard.start, shard.stop, shard.bytes, shard.sha256, shard.invalid))
     return shards, missing

@@ -16,9 +16,9 @@ from icons.errors import UserError
 from icons.progress import Progress, say
 from icons.selection.influence import Float32, combine_groups, influence_matrix, influence_scores, mean_direction
 from icons.stages.checkpoints import checkpoint_weights
-from icons.stages.directions import complete_task, task_digest
+from icons.stages.directions import complete_task, task_digest, tasks_digest
 from icons.stages.inputs import OWN_FIELDS, val_type
-from icons.store.files import Array, read_tensors, write_tensors
+from icons.store.files import Array, write_tensors
 from icons.store.fingerprint import Fingerprint, digest, require_same
 from icons.store.index import Index, read_index
 from icons.store.layout import RunFolder
@@ -52,26 +52,48 @@ def specialist(config: Config) -> None:
     folder = RunFolder(config.output_dir)
     indices = [read_index(folder.index(checkpoint)) for checkpoint in config.gradients.checkpoints]
     made_of = _fingerprint(config, indices)
-    rows = indices[0].num_rows
+    rows, shards = indices[0].num_rows, len(indices[0].shards)
     shape = f"{rows} rows x {len(config.columns)} tasks"
-    if read_scores_header(folder.scores).get("fingerprint") == digest(made_of):
+    if read_scores_header(folder.scores).get("fingerprint") == digest(made_of) and _has_matrices(config, shards):
         say(f"specialist: {shape}, already done")
         return
     begin = time.monotonic()
     sources = _sources(config, indices)
-    writer = RowWriter(folder.influence / "parts", 0, rows, made_of, restart=True)
+    parts = folder.influence / "parts"
+    writer = RowWriter(parts, 0, rows, made_of, restart=True)
+    if not _has_matrices(config, len(writer.manifest.shards)):
+        (parts / "manifest.json").unlink()
+        writer = RowWriter(parts, 0, rows, made_of)
+    if not writer.manifest.shards:
+        for old in folder.influence.glob("*/matrix-*.safetensors"):
+            old.unlink()
     with Progress("specialist", rows, writer.manifest.next_row, "rows") as progress:
-        for number in range(len(writer.manifest.shards), len(indices[0].shards)):
+        for number in range(len(writer.manifest.shards), shards):
             _score_shard(config, sources, number, writer)
             progress.advance(indices[0].shards[number].stop - indices[0].shards[number].start)
     write_scores(folder.scores, _gather(config, writer, digest(made_of), str(indices[0].fingerprint["data"])))
     say(f"specialist: {shape} in {time.monotonic() - begin:.1f} s, written to {folder.scores}")
 
 
+def _has_matrices(config: Config, shards: int) -> bool:
+    """Whether the matrices of the first `shards` training shards are there, or none are wanted."""
+    if not config.influence.save_matrix or config.gradients.projection == "none":
+        return True
+    folders = [RunFolder(config.output_dir).matrix(task.name) for task in config.tasks]
+    return all((folder / matrix_file(n)).is_file() for folder in folders for n in range(shards))
+
+
+def matrix_file(number: int) -> str:
+    """Of the rows of training shard `number`."""
+    return f"matrix-{number:05d}.safetensors"
+
+
 def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
     """What the scores are made of; checks on the way that tasks and training rows belong together."""
     columns = ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items())
     made_of: Fingerprint = {"columns": columns, "matrix": config.influence.save_matrix}
+    if len({str(index.fingerprint["adapter"]) for index in indices}) < len(indices):
+        raise UserError("gradients.checkpoints: two of them are the same adapter, which would count twice")
     ranges = [[(shard.start, shard.stop) for shard in index.shards] for index in indices]
     if any(other != ranges[0] for other in ranges):
         raise UserError("the checkpoints' rows lie in different shards; compute them with one gradients.shard_rows")
@@ -79,6 +101,13 @@ def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
         config.gradients.checkpoints, indices, checkpoint_weights(config), strict=True
     ):
         made_of |= {f"train_rows {checkpoint}": index.digest, f"weight {checkpoint}": weight}
+        if config.gradients.projection == "none":
+            require_same(
+                {"tasks": index.fingerprint.get("tasks")},
+                {"tasks": tasks_digest(config, checkpoint)},
+                f"the exact scores of {checkpoint} were made against other tasks",
+                "name the same tasks in the same order, or run the training pass again in another output_dir",
+            )
         for task in config.tasks:
             manifest = complete_task(config, checkpoint, task.name)
             folder = RunFolder(config.output_dir).task(checkpoint, task.name)
@@ -110,7 +139,7 @@ def _sources(config: Config, indices: list[Index]) -> list[Source]:
 def _load_task(config: Config, checkpoint: int | str, name: str) -> TaskRows:
     folder = RunFolder(config.output_dir).task(checkpoint, name)
     manifest = complete_task(config, checkpoint, name)
-    tensors = [read_tensors(folder / shard.file, ["grads", "valid"]) for shard in manifest.shards]
+    tensors = [shard.read(folder, ["grads", "valid"]) for shard in manifest.shards]
     unit = np.concatenate([part["grads"] for part in tensors])
     valid = np.concatenate([part["valid"] for part in tensors])
     if not valid.any():
@@ -132,8 +161,9 @@ def _score_shard(config: Config, sources: list[Source], number: int, writer: Row
         raise UserError(f"{path} or its like holds numbers that are not finite; delete its chunk and compute it again")
     if config.influence.save_matrix:
         for name, matrix in _matrices(sources, read):
-            path = RunFolder(config.output_dir).matrix(name) / f"matrix-{number:05d}.safetensors"
-            write_tensors(path, {"influence": matrix})
+            path = RunFolder(config.output_dir).matrix(name) / matrix_file(number)
+            rows = {"first_row": str(shard.start), "rows": str(shard.stop - shard.start)}
+            write_tensors(path, {"influence": matrix}, {**rows, "fingerprint": digest(writer.manifest.fingerprint)})
     part = {"rows": read[0]["rows"], "scores": scores, "valid": valid}
     writer.append(part, shard.start, shard.stop, int((~valid).sum()), [], time.monotonic() - begin)
 
@@ -141,7 +171,7 @@ def _score_shard(config: Config, sources: list[Source], number: int, writer: Row
 def _read_training_shard(source: Source, number: int) -> dict[str, Array]:
     shard: Shard = source.index.shards[number]
     path = source.index.path(shard)
-    tensors = read_tensors(path, ["rows", "valid", "grads" if source.tasks else "scores"])
+    tensors = shard.read(source.index.folder, ["rows", "valid", "grads" if source.tasks else "scores"])
     if not np.array_equal(tensors["rows"], np.arange(shard.start, shard.stop)):
         raise UserError(f"{path} does not hold rows {shard.start} to {shard.stop - 1}; delete its chunk's folder")
     if "grads" in tensors:
@@ -167,7 +197,7 @@ def _matrices(sources: list[Source], read: list[dict[str, Array]]) -> Iterator[t
 
 
 def _gather(config: Config, writer: RowWriter, fingerprint: str, data: str) -> Scores:
-    parts = [read_tensors(writer.folder / shard.file, ["scores", "valid"]) for shard in writer.manifest.shards]
+    parts = [shard.read(writer.folder, ["scores", "valid"]) for shard in writer.manifest.shards]
     names = [task.name for task in config.tasks]
     members = [[names.index(name) for name in column] for column in config.columns.values()]
     scores = combine_groups(np.concatenate([part["scores"] for part in parts]), members)

@@ -12,7 +12,7 @@ from icons.errors import UserError
 from icons.progress import say
 from icons.store.files import read_json
 from icons.store.index import read_index
-from icons.store.layout import RunFolder
+from icons.store.layout import RunFolder, checkpoint_name
 from icons.store.rows import read_manifest
 from icons.store.scores import read_scores_header
 
@@ -33,9 +33,12 @@ def collect_status(config: Config) -> list[Piece]:
     for checkpoint in config.gradients.checkpoints:
         for chunk in range(config.train.num_chunks):
             place = folder.chunk(checkpoint, chunk, config.train.num_chunks)
-            pieces.append(_rows("train-grads", place.name, place))
+            pieces.append(_rows("train-grads", f"{place.parent.name}/{place.name}", place))
         pieces.append(_merged(folder.index(checkpoint)))
-        pieces += [_rows("val-grads", task.name, folder.task(checkpoint, task.name)) for task in config.tasks]
+        pieces += [
+            _rows("val-grads", f"{checkpoint_name(checkpoint)}/{task.name}", folder.task(checkpoint, task.name))
+            for task in config.tasks
+        ]
     header = read_scores_header(folder.scores)
     columns = json.loads(header.get("columns", "[]"))
     state = "missing" if not header else "done" if columns == list(config.columns) else "partial"
@@ -57,7 +60,7 @@ def print_status(config: Config, as_json: bool = False) -> None:
         say(f"{stage:<12} {count:<10} {own[0].detail if len(own) == 1 else ''}".rstrip())
         for piece in own if len(own) > 1 else []:
             if piece.state != "done":
-                say(f"  {piece.name:<22} {piece.state:<9} {piece.detail}".rstrip())
+                say(f"  {piece.name:<28} {piece.state:<9} {piece.detail}".rstrip())
 
 
 def _warmup(config: Config, folder: RunFolder) -> Piece:
@@ -66,10 +69,15 @@ def _warmup(config: Config, folder: RunFolder) -> Piece:
     marker = folder.warmup / "manifest.json"
     if not marker.is_file():
         return Piece("warmup", "", "missing")
-    found: Any = read_json(marker)
+    try:
+        found: Any = read_json(marker)
+        complete, steps = bool(found["complete"]), found["steps"]
+    except (UserError, KeyError, TypeError) as error:
+        return Piece("warmup", "", "damaged", f"{marker}: {error}")
     checkpoints = [path.parent.name for path in folder.warmup.glob("checkpoint-*/complete")]
     newest = max(checkpoints, key=lambda name: int(name.removeprefix("checkpoint-")), default="no checkpoint yet")
-    return Piece("warmup", "", "done" if found["complete"] else "partial", f"{found['steps']} steps, {newest}")
+    done = complete and (folder.warmup / "final").is_dir()
+    return Piece("warmup", "", "done" if done else "partial", f"{steps} steps, {newest}")
 
 
 def _rows(stage: str, name: str, folder: Path) -> Piece:
@@ -84,9 +92,10 @@ def _rows(stage: str, name: str, folder: Path) -> Piece:
     detail = f"{finished} of {manifest.stop - manifest.start} rows" + (f", {invalid} invalid" if invalid else "")
     if manifest.seconds > 0:
         detail += f", {finished / manifest.seconds:.1f} samples/s"
-    gone = [shard.file for shard in manifest.shards if not (folder / shard.file).is_file()]
-    if gone:
-        return Piece(stage, name, "damaged", f"{gone[0]} is gone")
+    for shard in manifest.shards:
+        path = folder / shard.file
+        if not path.is_file() or path.stat().st_size != shard.bytes:
+            return Piece(stage, name, "damaged", f"{shard.file} is gone or cut off")
     return Piece(stage, name, "done" if manifest.complete else "partial", detail)
 
 
@@ -108,4 +117,4 @@ def _selection(folder: Path, name: str) -> Piece:
         found: Any = read_json(path)
         return Piece("generalist", name, "done", f"{name}: {len(found['indices'])} of {found['num_train']} selected")
     except (UserError, KeyError, TypeError) as error:
-        return Piece("generalist", name, "damaged", str(error))
+        return Piece("generalist", name, "damaged", f"{path}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from icons.config import Config
@@ -30,7 +31,9 @@ def train_grads(config: Config, chunk: int | None = None) -> None:
     for checkpoint in config.gradients.checkpoints:
         fingerprint = train_fingerprint(config, checkpoint, len(records))
         chunks = list(range(num_chunks)) if chunk is None else [chunk]
-        missing = [i for i in chunks if not chunk_writer(config, checkpoint, i, records, fingerprint).manifest.complete]
+        writers = {i: chunk_writer(config, checkpoint, i, records, fingerprint) for i in chunks}
+        refuse_skipped(config, writers.values())
+        missing = [i for i, writer in writers.items() if not writer.manifest.complete]
         if missing:
             _compute(config, checkpoint, missing, records, fingerprint, alone=chunk is not None)
         _report(config, checkpoint, chunks, missing, records, fingerprint)
@@ -52,6 +55,18 @@ def chunk_writer(
     start, stop = chunk_range(len(records), config.train.num_chunks, chunk)
     folder = RunFolder(config.output_dir).chunk(checkpoint, chunk, config.train.num_chunks)
     return RowWriter(folder, start, stop, fingerprint)
+
+
+def refuse_skipped(config: Config, writers: Iterable[RowWriter]) -> None:
+    """With `on_bad_record: error`, raises UserError for rows that an earlier run with `skip` left out."""
+    if config.on_bad_record == "skip":
+        return
+    for writer in writers:
+        for bad in writer.manifest.bad_records:
+            raise UserError(
+                f"an earlier run skipped {bad['reason']}; delete {writer.folder} to compute its rows again, "
+                "or set on_bad_record: skip"
+            )
 
 
 def _compute(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from icons.config import Config
 from icons.data.records import Records
+from icons.errors import UserError
 from icons.progress import say
-from icons.stages.inputs import val_fingerprint
+from icons.stages.inputs import feature_fingerprint, val_fingerprint
+from icons.stages.train_grads import refuse_skipped
 from icons.store.layout import RunFolder
 from icons.store.rows import RowWriter
 
@@ -18,18 +20,22 @@ def val_grads(config: Config, task: str | None = None) -> None:
     tasks = config.tasks if task is None else [config.task(task)]
     opened = {chosen.name: Records(chosen.data) for chosen in tasks}
     for checkpoint in config.gradients.checkpoints:
+        features = feature_fingerprint(config, checkpoint)
         extractor = Extractor(config, checkpoint, "val")
         for chosen in tasks:
             records = opened[chosen.name]
             folder = RunFolder(config.output_dir).task(checkpoint, chosen.name)
-            fingerprint = val_fingerprint(config, checkpoint, chosen.data, len(records))
-            writer = RowWriter(folder, 0, len(records), fingerprint)
+            writer = RowWriter(folder, 0, len(records), val_fingerprint(config, features, chosen.data, len(records)))
+            refuse_skipped(config, [writer])
             computed = not writer.manifest.complete
             if computed:
                 data = DataRange(records, chosen.images, 0, len(records), f"val-grads {chosen.name}")
                 collect(extractor, data, writer)
             manifest = writer.manifest
-            rate = f"computed, {len(records) / max(manifest.seconds, 1e-9):.1f} samples/s"
             invalid = sum(shard.invalid for shard in manifest.shards)
+            if invalid == len(records):
+                reason = manifest.bad_records[0]["reason"]
+                raise UserError(f"task {chosen.name} has no valid validation row; the first: {reason}")
+            rate = f"computed, {len(records) / max(manifest.seconds, 1e-9):.1f} samples/s"
             done = rate if computed else "already done"
             say(f"val-grads {chosen.name} {checkpoint}: {len(records)} rows, {invalid} invalid, {done}")

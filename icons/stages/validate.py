@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from math import prod
 from pathlib import Path
@@ -11,14 +12,15 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from icons.config import Config, TaskConfig, TrainConfig, missing_files
-from icons.data.images import load_image
 from icons.data.records import Records
 from icons.data.samples import DataSource, InputFormat
-from icons.errors import BadRecordError, UserError
-from icons.models.loading import adapter_shapes, input_format, lora_parameters, model_folder
+from icons.errors import UserError
+from icons.models.loading import adapter_shapes, input_format, linear_layers, lora_parameters, model_folder
 from icons.progress import Progress, say
 from icons.stages.inputs import require_dim
+from icons.store.files import read_json
 from icons.store.layout import RunFolder
+from icons.training.samples import with_readable_images
 
 ROWS_AT_ONCE = 1024
 
@@ -56,39 +58,23 @@ def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputForma
     if inputs is None:
         return [], len(records)
     source, reasons = DataSource(records, data.images, inputs), []
-    seen: dict[Path, str | None] = {}
     with Progress(f"validate {name}", len(records)) as progress:
         for start in range(0, len(records), ROWS_AT_ONCE):
             rows = range(start, min(start + ROWS_AT_ONCE, len(records)))
             samples, bad = source.samples(rows)
             reasons += [(record.row, record.reason) for record in bad]
-            for sample in samples:
-                if sample.image is None:
-                    continue
-                if sample.image not in seen:
-                    seen[sample.image] = _image_problem(sample.image)
-                problem = seen[sample.image]
-                if problem is not None:
-                    reasons.append((sample.row, f"{sample.where}: {problem}"))
+            reasons += [(record.row, record.reason) for record in with_readable_images(samples)[1]]
             progress.advance(len(rows))
     reasons.sort()
     return [reason for _, reason in reasons], len(records)
 
 
-def _image_problem(path: Path) -> str | None:
-    try:
-        load_image(path)
-    except BadRecordError as error:
-        return str(error)
-    return None
-
-
 def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
     """The input format when the model folder gives one, and what is wrong with the folder or the adapter."""
     problems: list[str] = []
-    inputs = None
+    inputs, folder_of_model = None, None
     try:
-        folder = model_folder(config.model.base)
+        folder = folder_of_model = model_folder(config.model.base)
         inputs = input_format(folder, config.model)
         problems += _unreadable_weights(folder)
         if config.model.adapter is None:
@@ -100,13 +86,31 @@ def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
             try:
                 shapes = adapter_shapes(RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter))
                 require_dim(config, sum(prod(shape) for shape in shapes.values()))
+                problems += _strange_tensors(folder_of_model, shapes)
             except UserError as error:
                 problems.append(str(error))
     return inputs, problems
 
 
+def _strange_tensors(model: Path | None, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Adapter tensors that belong to no linear layer of the model (nothing when the model itself is at fault)."""
+    if model is None:
+        return []
+    layers = {f"base_model.model.{name}" for name in linear_layers(model)}
+    strange = sorted(name for name in shapes if re.sub(r"\.lora_[AB]\.weight$", "", name) not in layers)
+    return (
+        [f"model.adapter: {len(strange)} tensors fit no layer of the model, the first is {strange[0]}"]
+        if strange
+        else []
+    )
+
+
 def _unreadable_weights(folder: Path) -> list[str]:
     problems = []
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = sorted(set(read_json(index).get("weight_map", {}).values()))
+        problems = [f"model.base: {folder / name} is not there" for name in wanted if not (folder / name).is_file()]
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="np"):

@@ -28,9 +28,12 @@ def warmup(config: Config) -> None:
     fingerprint = _fingerprint(config)
     if marker.is_file():
         advice = f"delete {folder} or use another output_dir"
-        require_same(read_json(marker)["fingerprint"], fingerprint, f"{folder} was begun with other inputs", advice)
-        if read_json(marker)["complete"] and (folder / "final").is_dir():
-            say(f"warmup: {read_json(marker)['steps']} steps, already done")
+        found = read_json(marker)
+        if not isinstance(found, dict) or not {"fingerprint", "complete", "steps"} <= found.keys():
+            raise UserError(f"{marker} is damaged; {advice}")
+        require_same(found["fingerprint"], fingerprint, f"{folder} was begun with other inputs", advice)
+        if found["complete"] and (folder / "final").is_dir():
+            say(f"warmup: {found['steps']} steps, already done")
             return
     _train(config, fingerprint)
 
@@ -48,12 +51,23 @@ def _fingerprint(config: Config) -> Fingerprint:
     }
 
 
+def _require_checkpoints(config: Config, steps: int) -> None:
+    """Raises UserError before the training when a checkpoint that gradients are wanted at will not be written."""
+    for checkpoint in config.gradients.checkpoints:
+        written = checkpoint == "final" or checkpoint == steps
+        if not written and not (int(checkpoint) < steps and int(checkpoint) % config.warmup.save_steps == 0):
+            raise UserError(
+                f"gradients.checkpoints: the warm-up will leave no checkpoint {checkpoint}; it has {steps} steps and "
+                f"saves every {config.warmup.save_steps} (warmup.save_steps) and at the end"
+            )
+
+
 def _train(config: Config, fingerprint: Fingerprint) -> None:
     import torch
 
     from icons.data.samples import DataSource
     from icons.models.loading import attach_fresh_lora, load_base, lora_parameters, model_folder
-    from icons.training.samples import TrainingSamples, random_part
+    from icons.training.samples import TrainingSamples, random_part, with_readable_images
     from icons.training.trainer import Recipe, checkpoints, fine_tune
 
     settings, records, skip = config.warmup, open_training_data(config), config.on_bad_record == "skip"
@@ -61,12 +75,15 @@ def _train(config: Config, fingerprint: Fingerprint) -> None:
     model = load_base(config.model)
     source = DataSource(records, config.train.images, model.inputs)
     samples, bad = source.samples(random_part(len(records), settings.fraction, settings.seed))
+    usable, unreadable = with_readable_images(samples)
+    samples, bad = usable, sorted([*bad, *unreadable], key=lambda record: record.row)
     if bad and not skip:
         raise BadRecordError(f"{bad[0].reason}; mend it, or set on_bad_record: skip; `icons validate` lists them all")
     if not samples:
         raise UserError("warmup: no usable record in the random part; raise warmup.fraction or mend the data")
     steps = math.ceil(len(samples) / settings.batch_size) * settings.epochs
     steps = min(steps, settings.max_steps or steps)
+    _require_checkpoints(config, steps)
     folder = RunFolder(config.output_dir).warmup
     write_json(folder / "manifest.json", {"complete": False, "steps": steps, "fingerprint": fingerprint})
 
@@ -82,7 +99,7 @@ def _train(config: Config, fingerprint: Fingerprint) -> None:
         bf16=config.model.dtype == "bfloat16" and model.device.type == "cuda",
         on_cpu=model.device.type == "cpu",
     )
-    loss = fine_tune(peft.train(), TrainingSamples(source, samples, skip_bad=skip), folder, recipe)
+    loss = fine_tune(peft.train(), TrainingSamples(source, samples), folder, recipe)
     temporary = folder / ".final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(checkpoints(folder)[-1], temporary)

@@ -5,10 +5,14 @@ A worker that dies loses only its own chunk, which goes back to the queue; finis
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import sys
+import threading
 import traceback
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -19,7 +23,7 @@ from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import Progress, say
 
-ATTEMPTS = 3  # how often a chunk may be begun before the run gives up on it
+ATTEMPTS = 3  # how often a chunk may be begun, and workers die in a row, before the run gives up
 
 
 @dataclass
@@ -34,11 +38,17 @@ class Worker:
 
 @dataclass
 class Queue:
-    """Chunks still to be given out, how often each was begun, and what went wrong."""
+    """Chunks still to be given out, how often each was begun, deaths since the last success, what went wrong."""
 
     waiting: deque[int]
     begun: dict[int, int] = field(default_factory=dict)
+    deaths: int = 0
     failures: list[str] = field(default_factory=list)
+
+    def give_up(self, reason: str) -> None:
+        """No further chunk is begun; those under way are finished."""
+        self.failures.append(reason)
+        self.waiting.clear()
 
 
 def devices(config: Config) -> list[str]:
@@ -58,8 +68,10 @@ def devices(config: Config) -> list[str]:
 def in_workers(config: Config, checkpoint: int | str, chunks: list[int], places: list[str]) -> None:
     """Computes chunks in one process per place.
 
-    Raises UserError with the first worker's message when chunks could not be computed; the others are finished first.
+    A mistake of the user's ends the run when the chunks under way are finished: raises UserError with its message, and
+    also when workers keep dying.
     """
+    free_device_memory()
     queue = Queue(deque(chunks))
     workers = [_start(config, checkpoint, place) for place in places]
     try:
@@ -73,17 +85,28 @@ def in_workers(config: Config, checkpoint: int | str, chunks: list[int], places:
                     if _hear(worker, queue):
                         progress.advance(1)
                     if not worker.process.is_alive() and queue.waiting:
-                        workers[workers.index(worker)] = worker = _start(config, checkpoint, worker.place)
-                    if worker.process.is_alive():
-                        _give(worker, queue)
+                        place = workers.index(worker)
+                        workers[place] = worker = _start(config, checkpoint, worker.place)
+                    _give(worker, queue)
+    except BaseException:
+        for worker in workers:
+            worker.process.kill()
+        raise
     finally:
         for worker in workers:
             worker.pipe.close()
-        for worker in workers:
-            worker.process.join(timeout=30)
-            worker.process.kill()
+            worker.process.join()
     if queue.failures:
         raise UserError(queue.failures[0])
+
+
+def free_device_memory() -> None:
+    """Gives back what this process holds of a GPU: the workers need it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _start(config: Config, checkpoint: int | str, place: str) -> Worker:
@@ -99,7 +122,8 @@ def _give(worker: Worker, queue: Queue) -> None:
     if queue.waiting:
         worker.chunk = queue.waiting.popleft()
         queue.begun[worker.chunk] = queue.begun.get(worker.chunk, 0) + 1
-        worker.pipe.send(worker.chunk)
+        with suppress(OSError):  # it has just died: the end of its pipe is heard next
+            worker.pipe.send(worker.chunk)
 
 
 def _hear(worker: Worker, queue: Queue) -> bool:
@@ -110,39 +134,54 @@ def _hear(worker: Worker, queue: Queue) -> bool:
         problem: str | None = worker.pipe.recv()
     except (EOFError, OSError):
         worker.process.join()
-        code = worker.process.exitcode
-        if queue.begun[chunk] < ATTEMPTS:
-            say(f"the worker on {worker.place} died (exit code {code}); chunk {chunk} is taken again")
+        queue.deaths += 1
+        what = f"the worker on {worker.place} died (exit code {worker.process.exitcode})"
+        if queue.begun[chunk] < ATTEMPTS and queue.deaths < ATTEMPTS:
+            say(f"{what}; chunk {chunk} is taken again")
             queue.waiting.append(chunk)
         else:
-            queue.failures.append(f"chunk {chunk}: its worker died {ATTEMPTS} times (exit code {code}, {worker.place})")
+            queue.give_up(f"chunk {chunk}: {what} after {queue.deaths} deaths in a row; its own message stands above")
         return False
+    queue.deaths = 0
     if problem is not None:
-        queue.failures.append(problem)
+        say(f"chunk {chunk}: {problem}; the chunks under way are finished, no other is begun")
+        queue.give_up(problem)
     return problem is None
 
 
 def _work(config: Config, checkpoint: int | str, place: str, pipe: Connection) -> None:
-    """A worker's life: takes chunk numbers from the pipe until it closes, answers None or what went wrong."""
+    """A worker's life: takes chunk numbers from the pipe until it closes, answers None or what is wrong."""
     from icons.stages.extractor import Extractor
     from icons.stages.inputs import train_fingerprint
     from icons.stages.train_grads import compute_chunk
 
-    model = config.model.model_copy(update={"device": place})
-    own = config.model_copy(update={"model": model})
-    records = Records(config.train.data)
-    fingerprint = train_fingerprint(own, checkpoint, len(records))
-    extractor = Extractor(own, checkpoint, "train")
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    extractor = None
     while True:
         try:
             chunk = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         try:
+            if extractor is None:
+                model = config.model.model_copy(update={"device": place})
+                records = Records(config.train.data)
+                extractor = Extractor(config.model_copy(update={"model": model}), checkpoint, "train")
+                fingerprint = train_fingerprint(config, checkpoint, len(records))
             compute_chunk(extractor, chunk, records, fingerprint, quiet=True)
             pipe.send(None)
         except UserError as error:
             pipe.send(str(error))
+        except KeyboardInterrupt:
+            return
         except Exception:
             traceback.print_exc(file=sys.stderr)
             sys.exit(1)
+
+
+def _end_with_the_parent() -> None:
+    """A parent that was killed cannot say so; going on would put two writers on a chunk when it is started again."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -11,7 +11,7 @@ from icons.errors import UserError
 
 Fingerprint = dict[str, str | int | float | bool | None]
 
-_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+_PIECE = 4096  # bytes
 
 
 def digest(fingerprint: Mapping[str, object]) -> str:
@@ -35,25 +35,34 @@ def file_digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def sampled_digest(path: Path) -> str:
-    """A digest of a big file's size and 64 blocks of 64 KiB spread over it, the first and the last among them."""
-    size = path.stat().st_size
-    if size <= _SAMPLES * _SAMPLE_BYTES:
-        return file_digest(path)
-    total = hashlib.sha256(str(size).encode())
+def tensors_digest(path: Path) -> str:
+    """A digest of a safetensors file: its header whole, and of every tensor the first and the last 4 KiB.
+
+    Raises UserError when the file has no readable header.
+    """
+    total = hashlib.sha256()
     with path.open("rb") as file:
-        for index in range(_SAMPLES):
-            file.seek(index * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
-            total.update(file.read(_SAMPLE_BYTES))
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(min(size, path.stat().st_size))
+        total.update(header)
+        try:
+            tensors = json.loads(header)
+            spans = sorted(entry["data_offsets"] for name, entry in tensors.items() if name != "__metadata__")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} cannot be loaded: not a safetensors file, or a damaged one") from None
+        for start, stop in spans:
+            for begin in sorted({start, max(start, stop - _PIECE)}):
+                file.seek(8 + size + begin)
+                total.update(file.read(min(_PIECE, stop - begin)))
     return total.hexdigest()
 
 
 def model_digest(folder: Path) -> str:
-    """A digest of a model folder: config, tokenizer and processor files whole, weights sampled."""
+    """A digest of a model folder: config, tokenizer and processor files whole, of each weight tensor its ends."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
-            total.update(f"{path.name} {sampled_digest(path)}".encode())
+            total.update(f"{path.name} {tensors_digest(path)}".encode())
         elif path.suffix in {".json", ".model"} and not path.name.startswith("generation_config"):
             total.update(f"{path.name} {file_digest(path)}".encode())
     return total.hexdigest()[:16]

@@ -7,10 +7,13 @@ rewritten after each shard; a shard that it does not list does not count, and is
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from safetensors.numpy import load
 
 from icons.errors import UserError
 from icons.store.files import Array, read_json, write_json, write_tensors
@@ -38,6 +41,23 @@ class Shard:
             "sha256": self.sha256,
             "invalid": self.invalid,
         }
+
+    def read(self, folder: Path, names: list[str] | None = None) -> dict[str, Array]:
+        """Tensors of the file in `folder`; a UserError when its bytes are not those that were written."""
+        path = folder / self.file
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); compute its folder's missing shards again"
+            ) from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise UserError(
+                f"{path} is not as it was written (its SHA-256 differs from the manifest's); delete this file and run "
+                "the command that wrote it, then `icons merge`"
+            )
+        tensors: dict[str, Array] = load(content)
+        return tensors if names is None else {name: tensors[name] for name in names}
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Shard:

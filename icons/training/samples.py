@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from icons.data.images import load_image, pixel_values
-from icons.data.samples import DataSource, Sample
+from icons.data.samples import BadRecord, DataSource, Sample
 from icons.data.templates import IGNORE
 from icons.errors import BadRecordError
 
@@ -23,15 +24,35 @@ def random_part(num_rows: int, fraction: float, seed: int) -> list[int]:
     return sorted(np.argsort(lottery, kind="stable")[:count].tolist())
 
 
+def with_readable_images(samples: Sequence[Sample]) -> tuple[list[Sample], list[BadRecord]]:
+    """The samples whose image can be decoded, and the others; each distinct image is tried once."""
+    problems: dict[Path, str | None] = {}
+    usable: list[Sample] = []
+    bad: list[BadRecord] = []
+    for sample in samples:
+        if sample.image is not None and sample.image not in problems:
+            problems[sample.image] = _problem(sample.image)
+        problem = problems[sample.image] if sample.image is not None else None
+        if problem is None:
+            usable.append(sample)
+        else:
+            bad.append(BadRecord(sample.row, f"{sample.where}: {problem}"))
+    return usable, bad
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        load_image(path)
+    except BadRecordError as error:
+        return str(error)
+    return None
+
+
 class TrainingSamples(Dataset[dict[str, Any]]):
-    """Samples with their image decoded on access.
+    """Samples with their image decoded on access."""
 
-    With `skip_bad`, a sample whose image cannot be read comes back without tokens and `collate` leaves it out;
-    otherwise BadRecordError.
-    """
-
-    def __init__(self, source: DataSource, samples: Sequence[Sample], *, skip_bad: bool) -> None:
-        self.source, self.samples, self.skip_bad = source, samples, skip_bad
+    def __init__(self, source: DataSource, samples: Sequence[Sample]) -> None:
+        self.source, self.samples = source, samples
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -40,19 +61,11 @@ class TrainingSamples(Dataset[dict[str, Any]]):
         sample = self.samples[index]
         item: dict[str, Any] = {"row": sample.row, "ids": sample.tokens.ids, "labels": sample.tokens.labels}
         if sample.image is not None:
-            try:
-                item["pixels"] = pixel_values(load_image(sample.image), self.source.inputs.image_processor)
-            except BadRecordError as error:
-                if not self.skip_bad:
-                    raise BadRecordError(f"{sample.where}: {error}") from None
-                item["ids"] = []
+            item["pixels"] = pixel_values(load_image(sample.image), self.source.inputs.image_processor)
         return item
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
         """input_ids, labels, attention_mask [B, T] right-padded, pixel_values [I, 3, H, W], rows [B]."""
-        items = [item for item in items if item["ids"]]
-        if not items:
-            raise BadRecordError(f"{self.source.records.path}: no image of a whole training batch can be read")
         shape = len(items), max(len(item["ids"]) for item in items)
         batch = {
             "input_ids": torch.full(shape, self.source.inputs.pad_token_id),
