@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ BAD_RECORDS: dict[str, tuple[Callable[[Record, Path], Any], str]] = {
     "zero-sized image": (image_file(lambda path: path.touch()), "is an empty file"),
     "decompression bomb": (image_file(bomb), "decompression bomb"),
     "path that leaves the folder": (lambda r, _: r.update(image="../../etc/passwd"), "leaves the image folder"),
+    "half a character": (lambda r, _: say(r, 1, "a \ud800 b"), "lone surrogate"),
+    "half a character in the path": (lambda r, _: r.update(image="a\ud800.png"), "lone surrogate"),
     "answer cut off": (lambda r, _: say(r, 0, "<image>\n" + "why " * 3000), "cuts the whole answer off"),
 }
 
@@ -141,7 +144,7 @@ def test_validate_lists_all_problems_at_once(ready: Project) -> None:
     for row, (_, words) in zip(rows, BAD_RECORDS.values(), strict=True):
         assert any(f"row {row} " in line and words in line for line in lines), words
     assert any("gone.json is not a file" in line for line in lines)
-    assert "11 problems found" in outcome.err
+    assert f"{len(BAD_RECORDS) + 1} problems found" in outcome.err
 
 
 def test_validate_finds_nothing_wrong_with_a_good_run(finished: Project) -> None:
@@ -349,3 +352,46 @@ def test_an_image_with_alpha_and_one_without_share_a_batch(ready: Project) -> No
 
     change_record(ready, change)
     assert ready.icons("train-grads").code == 0
+
+
+def test_the_warm_up_leaves_unreadable_images_out_and_counts_them(ready: Project) -> None:
+    change_record(ready, BAD_RECORDS["missing image"][0])
+    sets = ["--set", "model.adapter=null", "--set", "warmup.batch_size=1", "--set", "warmup.fraction=1"]
+    refused(ready.icons("warmup", *sets), f"train.json row {ROW} (id ", "does not exist")
+    outcome = ready.icons("warmup", *sets, "--set", "on_bad_record=skip")
+    assert outcome.code == 0, outcome.err
+    assert "on 99 records, 1 bad records left out" in outcome.out
+
+
+def test_a_checkpoint_that_the_warm_up_will_not_write_is_refused_before_it(ready: Project) -> None:
+    sets = ["--set", "model.adapter=null", "--set", "gradients.checkpoints=[3]"]
+    refused(ready.icons("run", *sets), "will leave no checkpoint 3", "it has 4 steps")
+    assert not (ready.run / "warmup").exists()
+
+
+def test_an_adapter_that_reaches_the_vision_tower_is_refused(ready: Project, tiny_model: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlavaForConditionalGeneration
+
+    base = LlavaForConditionalGeneration.from_pretrained(tiny_model)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(ready.root / "wide")
+    ready.raw["model"]["adapter"] = "wide"
+    ready.save()
+    refused(ready.icons("train-grads"), "LoRA layers outside the language model", "vision_tower")
+
+
+def test_a_damaged_index_is_written_again(copy_of_finished: Project) -> None:
+    index = copy_of_finished.run / "train_grads" / "final" / "index.json"
+    good = index.read_bytes()
+    index.write_text('{"format": 1}')
+    refused(copy_of_finished.icons("specialist"), "is damaged", "icons merge")
+    assert copy_of_finished.icons("merge").code == 0
+    assert index.read_bytes() == good
+
+
+def test_one_object_over_several_lines_is_no_list_of_records(ready: Project) -> None:
+    path = ready.root / "data" / "train.json"
+    path.write_text(json.dumps({"id": 1, "conversations": []}, indent=2))
+    refused(ready.icons("train-grads"), f"{path}: one JSON object over several lines")

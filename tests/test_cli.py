@@ -50,7 +50,7 @@ def test_tiny_model_does_not_write_into_a_folder_in_use(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     outcome = icons("tiny-model", tmp_path)
     assert outcome.code == 2
-    assert "is not empty" in outcome.err
+    assert "is there already and not empty" in outcome.err
 
 
 def test_status_of_a_finished_run(finished: Project) -> None:
@@ -98,6 +98,15 @@ def test_inspect_shows_a_record_as_the_model_sees_it(finished: Project) -> None:
     assert found["input_ids"].count(-200) == 1
     assert len(found["labels"]) == len(found["input_ids"])
     assert len(found["image_size"]) == 2
+
+
+def test_inspect_cuts_where_the_model_would(finished: Project) -> None:
+    whole = json.loads(finished.icons("inspect", "--row", 0, "--task", "text", "--json").out)
+    length = len(whole["input_ids"]) - 1
+    sets = ["--set", f"model.max_length={length}"]
+    cut = json.loads(finished.icons("inspect", "--row", 0, "--task", "text", "--json", *sets).out)
+    assert cut["input_ids"] == whole["input_ids"][:length]
+    assert cut["labels"] == whole["labels"][:length]
 
 
 def test_inspect_a_text_only_record_of_a_task(finished: Project) -> None:

@@ -29,7 +29,9 @@ def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path) -> None
 
 
 def test_the_demo_leaves_other_peoples_folders_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.json").write_text("mine")
     outcome = icons("demo", "--out", tmp_path)
     assert outcome.code == 2
-    assert list(tmp_path.iterdir()) == [tmp_path / "thesis.tex"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "data"]
+    assert (tmp_path / "data" / "train.json").read_text() == "mine"

@@ -194,3 +194,24 @@ def test_the_reference_reads_what_a_sketch_run_wrote(finished: Project) -> None:
     """So that the oracle of the other tests is known to look at real numbers."""
     scores = scores_from_disk(finished.run, {"digit": ["digit"]})
     assert np.abs(scores).max() > 0.01
+
+
+def test_exact_scores_are_never_given_to_other_tasks(exact: Project) -> None:
+    assert exact.icons("run").code == 0
+    exact.raw["tasks"].reverse()
+    exact.save()
+    outcome = exact.icons("specialist")
+    assert outcome.code == 2
+    assert "the exact scores of final were made against other tasks" in outcome.err
+    exact.raw["tasks"].pop()
+    exact.save()
+    assert exact.icons("specialist").code == 2
+
+
+@pytest.mark.parametrize("projection", ["none", "count_sketch"])
+def test_the_stored_norm_is_the_gradients_own_whatever_its_type(projection: str, exact: Project) -> None:
+    sets = ["--set", "gradients.type=sign", "--set", f"gradients.projection={projection}"]
+    assert exact.icons("run", *sets).code == 0
+    rows = read_rows(exact.root / "exact" / "train_grads" / "final")
+    expected = [float(flat(gradient).norm()) for gradient in full_gradients(exact)["train"]]
+    np.testing.assert_allclose(rows["norms"], expected, rtol=1e-4)

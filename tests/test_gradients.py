@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from icons.data.samples import DataSource, Sample
 from icons.gradients.lora import lora_pairs
 from icons.gradients.per_sample import ForwardPass, backpropagate
 from icons.gradients.projection import make_projector
-from icons.gradients.rows import projected_rows
+from icons.gradients.rows import add_unit_gradients, exact_rows, projected_rows
 from icons.gradients.types import sgd
 from icons.models.loading import attach_fresh_lora, load_base
 from icons.models.vlm import VisionLanguageModel
@@ -167,3 +168,89 @@ def test_the_training_data_can_be_moved(model: VisionLanguageModel, drawn: Path,
     second, _ = batched_gradients(model, moved, moved.samples([0, 1])[0])
     for name in first:
         assert torch.equal(first[name], second[name])
+
+
+@pytest.fixture(scope="module")
+def odd_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> VisionLanguageModel:
+    """Grouped-query attention, biases, tied embeddings: what Llama-shaped models may also have."""
+    from transformers import LlavaForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("odd") / "model"
+    shutil.copytree(tiny_model, folder)
+    config = LlavaForConditionalGeneration.config_class.from_pretrained(tiny_model)
+    config.text_config.update({"num_key_value_heads": 2, "attention_bias": True, "mlp_bias": True})
+    torch.manual_seed(0)
+    base = LlavaForConditionalGeneration(config)
+    for name, parameter in base.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    base.save_pretrained(folder)
+    settings = ModelConfig(base=str(folder), dtype="float32", device="cpu", lora=LoraConfig(r=4, alpha=8))
+    model = attach_fresh_lora(load_base(settings), settings.lora)
+    model.peft.requires_grad_(False).eval()
+    randomise_lora(model.peft)
+    return model
+
+
+def test_grouped_heads_biases_and_shared_images(
+    odd_model: VisionLanguageModel, drawn: Path, samples: list[Sample]
+) -> None:
+    source = DataSource(Records(drawn / "data" / "train.json"), drawn / "data" / "images", odd_model.inputs)
+    text = next(sample for sample in samples if sample.image is None)
+    first, second = [sample for sample in samples if sample.image][:2]
+    chosen = [first, text, second, replace(text, image=None), replace(second, row=999), first]
+    found, _ = batched_gradients(odd_model, source, chosen)
+    expected, _ = sequential_gradients(odd_model, source, chosen)
+    for index in range(len(chosen)):
+        ours = torch.cat([found[name][index] for name in found])
+        oracle = torch.cat([expected[index][name].flatten() for name in found])
+        assert (ours - oracle).norm() / oracle.norm() < 1e-5
+
+
+def test_a_layer_used_twice_is_refused(model: VisionLanguageModel, source: DataSource, samples: list[Sample]) -> None:
+    batch = batch_of(source, samples[:2])
+    twice = ForwardPass(
+        model.lora_pairs(),
+        lambda: model.hidden_states(batch) + model.hidden_states(batch),
+        model.head,
+        batch.labels,
+    )
+    with pytest.raises(ValueError, match="used more than once"):
+        backpropagate(twice, lambda name, grads: None)
+
+
+def test_a_layer_without_a_part_in_the_loss_is_refused(
+    model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> None:
+    batch = batch_of(source, samples[:2])
+    first = model.base.model.language_model.layers[0]
+    short = ForwardPass(model.lora_pairs(), lambda: first_layer_output(first, model, batch), model.head, batch.labels)
+    with pytest.raises(ValueError, match="had no part in the loss"):
+        backpropagate(short, lambda name, grads: None)
+
+
+def first_layer_output(layer: torch.nn.Module, model: VisionLanguageModel, batch: Batch) -> Tensor:
+    kept: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    model.hidden_states(batch)
+    hook.remove()
+    return kept[0]
+
+
+def test_a_zero_gradient_gives_zeros_not_nan(
+    model: VisionLanguageModel, source: DataSource, samples: list[Sample]
+) -> None:
+    batch = batch_of(source, samples[:3])
+    kept = torch.tensor([1.0, 0.0, 1.0])[:, None, None]
+    forward = ForwardPass(model.lora_pairs(), lambda: model.hidden_states(batch) * kept, model.head, batch.labels)
+    sums: dict[str, Tensor] = {}
+    add_unit_gradients(forward, sgd, sums)
+    directions = {name: total[None] for name, total in sums.items()}
+    for rows in (
+        exact_rows(forward, directions, sgd),
+        projected_rows(forward, make_projector("count_sketch", 64, 0), sgd),
+    ):
+        assert torch.isfinite(rows.values_BD).all()
+        assert not rows.values_BD[1].any()
+        assert rows.values_BD[0].any()
+    assert float(sum(total.square().sum() for total in sums.values())) > 0.1

@@ -99,6 +99,17 @@ def test_an_answer_that_looks_like_the_template_is_still_the_answer(tokenizer: A
     )
 
 
+def test_an_empty_answer_is_its_role_alone(tokenizer: Any) -> None:
+    (tokens,) = encode([parse_record(talk("One?", "", "Two?", "yes"))], tokenizer)
+    assert "ASSISTANT:USER: Two?" in tokenizer.decode(tokens.ids)
+    assert tokenizer.decode([label for label in tokens.labels if label != IGNORE]).split() == ["yes</s>"]
+
+
+def test_an_image_behind_the_cut_is_cut_with_the_rest() -> None:
+    tokens = Tokens([1, 5, 6, IMAGE_ID, 7, 8], [IGNORE, IGNORE, 6, IGNORE, IGNORE, 8])
+    assert expand_image(tokens, 9, 4, 3).ids == [1, 5, 6]
+
+
 def test_the_image_is_expanded_and_the_end_cut() -> None:
     tokens = Tokens([1, IMAGE_ID, 5, 6, 7, 8], [IGNORE, IGNORE, IGNORE, 6, 7, 8])
     full = expand_image(tokens, 9, 3, 100)

@@ -64,11 +64,11 @@ def test_a_killed_workers_chunk_is_taken_again(copy_of_finished: Project, finish
     assert "3 of 3 chunks computed" in out
 
 
-def test_a_workers_mistake_is_told_once_and_the_other_chunks_are_finished(copy_of_finished: Project) -> None:
+def test_a_workers_mistake_is_told_at_once_and_ends_the_run(copy_of_finished: Project) -> None:
     project = without_training_rows(copy_of_finished)
     path = project.root / "data" / "train.json"
     records = json.loads(path.read_text())
-    records[50]["conversations"] = []
+    records[90]["conversations"] = []
     path.write_text(json.dumps(records))
     project.raw["model"]["adapter"] = "run/warmup/final"
     project.raw["output_dir"] = "again"
@@ -76,7 +76,35 @@ def test_a_workers_mistake_is_told_once_and_the_other_chunks_are_finished(copy_o
     outcome = project.icons("train-grads", "--set", "gradients.workers=2")
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
-    assert "train.json row 50 (id " in outcome.err
+    assert "train.json row 90 (id " in outcome.err
+    assert "chunk 2: " in outcome.out
     manifests = sorted((project.root / "again" / "train_grads" / "final").glob("*/manifest.json"))
     complete = [json.loads(manifest.read_text())["complete"] for manifest in manifests]
-    assert complete.count(True) == 2
+    assert complete[:2] == [True, True]
+
+
+def test_workers_end_with_a_killed_parent(copy_of_finished: Project) -> None:
+    project = without_training_rows(copy_of_finished)
+    project.raw["gradients"]["shard_rows"] = 1
+    project.save()
+    command = [sys.executable, "-m", "icons", "train-grads", str(project.config), "--set", "gradients.workers=2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((project.run / "train_grads" / "final").glob("chunk-*/manifest.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    workers = children(process.pid)
+    assert workers
+    process.kill()
+    process.wait()
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

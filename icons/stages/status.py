@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from icons.errors import UserError
 from icons.progress import say
 from icons.store.files import read_json
 from icons.store.index import read_index
-from icons.store.layout import RunFolder, checkpoint_name
+from icons.store.layout import RunFolder
 from icons.store.rows import read_manifest
 from icons.store.scores import read_scores_header
 
@@ -25,20 +25,18 @@ class Piece:
     name: str
     state: str
     detail: str = ""
+    checkpoint: str = ""  # whose rows these are
 
 
 def collect_status(config: Config) -> list[Piece]:
     folder = RunFolder(config.output_dir)
     pieces = [_warmup(config, folder)]
     for checkpoint in config.gradients.checkpoints:
-        for chunk in range(config.train.num_chunks):
-            place = folder.chunk(checkpoint, chunk, config.train.num_chunks)
-            pieces.append(_rows("train-grads", f"{place.parent.name}/{place.name}", place))
-        pieces.append(_merged(folder.index(checkpoint)))
-        pieces += [
-            _rows("val-grads", f"{checkpoint_name(checkpoint)}/{task.name}", folder.task(checkpoint, task.name))
-            for task in config.tasks
-        ]
+        chunks = [folder.chunk(checkpoint, i, config.train.num_chunks) for i in range(config.train.num_chunks)]
+        own = [_rows("train-grads", chunk.name, chunk) for chunk in chunks]
+        own.append(_merged(folder.index(checkpoint)))
+        own += [_rows("val-grads", task.name, folder.task(checkpoint, task.name)) for task in config.tasks]
+        pieces += [replace(piece, checkpoint=str(checkpoint)) for piece in own]
     header = read_scores_header(folder.scores)
     columns = json.loads(header.get("columns", "[]"))
     state = "missing" if not header else "done" if columns == list(config.columns) else "partial"
@@ -48,7 +46,7 @@ def collect_status(config: Config) -> list[Piece]:
 
 
 def print_status(config: Config, as_json: bool = False) -> None:
-    """A table, or with `as_json` a list of {stage, name, state, detail}."""
+    """A table, or with `as_json` a list of {stage, name, state, detail, checkpoint}."""
     pieces = collect_status(config)
     if as_json:
         say(json.dumps([asdict(piece) for piece in pieces], indent=1))
@@ -60,7 +58,7 @@ def print_status(config: Config, as_json: bool = False) -> None:
         say(f"{stage:<12} {count:<10} {own[0].detail if len(own) == 1 else ''}".rstrip())
         for piece in own if len(own) > 1 else []:
             if piece.state != "done":
-                say(f"  {piece.name:<28} {piece.state:<9} {piece.detail}".rstrip())
+                say(f"  {piece.checkpoint} {piece.name:<22} {piece.state:<9} {piece.detail}".rstrip())
 
 
 def _warmup(config: Config, folder: RunFolder) -> Piece:
