@@ -108,7 +108,7 @@ def synthetic(config: Any, device: torch.device, count: int, r: int) -> Setting:
     lora = LoraConfig(r=r, alpha=2 * r, dropout=0)
     model = _with_lora(VisionLanguageModel(base, base, inputs, device), lora, b_std=0.005)
     rng = Random(0)
-    samples = [_made_up(row, rng, image, patches) for row in range(count)]
+    samples = [_made_up(row, rng, image, patches, config.text_config.vocab_size) for row in range(count)]
 
     def collate(chosen: list[Sample]) -> Batch:
         length = max(sample.length for sample in chosen)
@@ -129,8 +129,8 @@ def synthetic(config: Any, device: torch.device, count: int, r: int) -> Setting:
     return Setting(model, samples, collate)
 
 
-def _made_up(row: int, rng: Random, image: int, patches: int) -> Sample:
-    text = [rng.randrange(3, 30000) for _ in range(rng.randint(80, 160))]
+def _made_up(row: int, rng: Random, image: int, patches: int, vocab: int) -> Sample:
+    text = [rng.randrange(5, vocab - 64) for _ in range(rng.randint(80, 160))]
     ids = [1, *[image] * patches, *text]
     labels = [*[IGNORE] * (len(ids) - len(text) // 3), *text[-(len(text) // 3) :]]
     tokens = Tokens(ids, labels)
