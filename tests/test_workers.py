@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from icons.store.lock import only_one_process
 from tests.conftest import Project
 from tests.reference.selection import read_rows
 
@@ -108,3 +109,14 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_two_processes_on_one_chunk(copy_of_finished: Project, finished: Project) -> None:
+    project = without_training_rows(copy_of_finished)
+    folder = project.run / "train_grads" / "final" / "chunk-00000-of-00003"
+    with only_one_process(folder):
+        outcome = project.icons("train-grads", "--chunk", 0)
+    assert outcome.code == 2
+    assert f"another process is computing {folder}" in outcome.err
+    assert project.icons("train-grads").code == 0
+    same_rows(project, finished)

@@ -12,6 +12,7 @@ from icons.progress import say
 from icons.stages.inputs import train_fingerprint
 from icons.store.fingerprint import Fingerprint
 from icons.store.layout import RunFolder
+from icons.store.lock import only_one_process
 from icons.store.rows import RowWriter
 
 if TYPE_CHECKING:
@@ -91,10 +92,11 @@ def compute_chunk(
     from icons.stages.collect import DataRange, collect
 
     config = extractor.config
-    writer = chunk_writer(config, extractor.checkpoint, chunk, records, fingerprint)
-    start, stop = writer.manifest.start, writer.manifest.stop
     title = "" if quiet else f"train-grads chunk {chunk} of {config.train.num_chunks}"
-    collect(extractor, DataRange(records, config.train.images, start, stop, title), writer)
+    with only_one_process(RunFolder(config.output_dir).chunk(extractor.checkpoint, chunk, config.train.num_chunks)):
+        writer = chunk_writer(config, extractor.checkpoint, chunk, records, fingerprint)
+        start, stop = writer.manifest.start, writer.manifest.stop
+        collect(extractor, DataRange(records, config.train.images, start, stop, title), writer)
 
 
 def _report(

@@ -9,6 +9,7 @@ from icons.progress import say
 from icons.stages.inputs import feature_fingerprint, val_fingerprint
 from icons.stages.train_grads import refuse_skipped
 from icons.store.layout import RunFolder
+from icons.store.lock import only_one_process
 from icons.store.rows import RowWriter
 
 
@@ -30,7 +31,9 @@ def val_grads(config: Config, task: str | None = None) -> None:
             computed = not writer.manifest.complete
             if computed:
                 data = DataRange(records, chosen.images, 0, len(records), f"val-grads {chosen.name}")
-                collect(extractor, data, writer)
+                with only_one_process(folder):
+                    writer = RowWriter(folder, 0, len(records), writer.manifest.fingerprint)
+                    collect(extractor, data, writer)
             manifest = writer.manifest
             invalid = sum(shard.invalid for shard in manifest.shards)
             if invalid == len(records):
