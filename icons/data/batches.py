@@ -93,6 +93,30 @@ def load_batches(
     )
 
 
+def with_readable_images(samples: Sequence[Sample]) -> tuple[list[Sample], list[BadRecord]]:
+    """The samples whose image can be decoded, and the others; each distinct image is tried once."""
+    problems: dict[Path, str | None] = {}
+    usable: list[Sample] = []
+    bad: list[BadRecord] = []
+    for sample in samples:
+        if sample.image is not None and sample.image not in problems:
+            problems[sample.image] = _problem(sample.image)
+        problem = problems[sample.image] if sample.image is not None else None
+        if problem is None:
+            usable.append(sample)
+        else:
+            bad.append(BadRecord(sample.row, f"{sample.where}: {problem}"))
+    return usable, bad
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        load_image(path)
+    except BadRecordError as error:
+        return str(error)
+    return None
+
+
 def _collate(samples: list[Sample], pixels: dict[Path, Tensor], pad_token_id: int) -> Batch:
     length = max(sample.length for sample in samples)
     input_ids = torch.full((len(samples), length), pad_token_id)

@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from icons.config import Config, TaskConfig, TrainConfig, missing_files
+from icons.data.batches import with_readable_images
 from icons.data.records import Records
 from icons.data.samples import DataSource, InputFormat
 from icons.errors import UserError
@@ -20,7 +21,6 @@ from icons.progress import Progress, say
 from icons.stages.inputs import require_dim
 from icons.store.files import read_json
 from icons.store.layout import RunFolder
-from icons.training.samples import with_readable_images
 
 ROWS_AT_ONCE = 1024
 
@@ -135,7 +135,9 @@ def _output_problems(folder: Path) -> list[str]:
 
 def _space_problems(config: Config, rows: int) -> list[str]:
     existing = next(parent for parent in (config.output_dir, *config.output_dir.parents) if parent.exists())
-    needed = rows * (2 * config.gradients.dim + 29) * len(config.gradients.checkpoints)
+    exact = config.gradients.projection == "none"
+    row = 29 + (4 * len(config.tasks) if exact else 2 * config.gradients.dim)  # bytes of all its tensors
+    needed = rows * row * len(config.gradients.checkpoints)
     free = shutil.disk_usage(existing).free
     if needed > free:
         return [f"output_dir: the gradients need {needed / 1e9:.1f} GB, {existing} has {free / 1e9:.1f} GB free"]

@@ -65,9 +65,10 @@ def _require_checkpoints(config: Config, steps: int) -> None:
 def _train(config: Config, fingerprint: Fingerprint) -> None:
     import torch
 
+    from icons.data.batches import with_readable_images
     from icons.data.samples import DataSource
     from icons.models.loading import attach_fresh_lora, load_base, lora_parameters, model_folder
-    from icons.training.samples import TrainingSamples, random_part, with_readable_images
+    from icons.training.samples import TrainingSamples, random_part
     from icons.training.trainer import Recipe, checkpoints, fine_tune
 
     settings, records, skip = config.warmup, open_training_data(config), config.on_bad_record == "skip"

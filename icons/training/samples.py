@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from icons.data.images import load_image, pixel_values
-from icons.data.samples import BadRecord, DataSource, Sample
+from icons.data.samples import DataSource, Sample
 from icons.data.templates import IGNORE
-from icons.errors import BadRecordError
 
 
 def random_part(num_rows: int, fraction: float, seed: int) -> list[int]:
@@ -22,30 +20,6 @@ def random_part(num_rows: int, fraction: float, seed: int) -> list[int]:
     count = max(1, round(fraction * num_rows))
     lottery = np.random.PCG64(seed).random_raw(num_rows)
     return sorted(np.argsort(lottery, kind="stable")[:count].tolist())
-
-
-def with_readable_images(samples: Sequence[Sample]) -> tuple[list[Sample], list[BadRecord]]:
-    """The samples whose image can be decoded, and the others; each distinct image is tried once."""
-    problems: dict[Path, str | None] = {}
-    usable: list[Sample] = []
-    bad: list[BadRecord] = []
-    for sample in samples:
-        if sample.image is not None and sample.image not in problems:
-            problems[sample.image] = _problem(sample.image)
-        problem = problems[sample.image] if sample.image is not None else None
-        if problem is None:
-            usable.append(sample)
-        else:
-            bad.append(BadRecord(sample.row, f"{sample.where}: {problem}"))
-    return usable, bad
-
-
-def _problem(path: Path) -> str | None:
-    try:
-        load_image(path)
-    except BadRecordError as error:
-        return str(error)
-    return None
 
 
 class TrainingSamples(Dataset[dict[str, Any]]):
