@@ -38,7 +38,8 @@ import sys
 from pathlib import Path
 from icons.config import ModelConfig
 import icons.stages.collect, icons.stages.train_grads
-from icons.models.loading import attach_adapter, load_base
+from icons.models.adapters import attach_adapter
+from icons.models.loading import load_base
 folder = Path(sys.argv[1])
 attach_adapter(load_base(ModelConfig(base=str(folder / "model"), dtype="float32", device="cpu")), folder / "adapter")
 """

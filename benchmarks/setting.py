@@ -22,7 +22,8 @@ from icons.data.records import Records
 from icons.data.samples import DataSource, InputFormat, Sample
 from icons.data.templates import IGNORE, Tokens
 from icons.demo.drawing import VqaSet
-from icons.models.loading import attach_fresh_lora, load_base
+from icons.models.adapters import attach_fresh_lora
+from icons.models.loading import load_base
 from icons.models.tiny import TinySize, build_tiny_llava
 from icons.models.vlm import VisionLanguageModel
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from icons.config import load_config
 from icons.data.records import Records
 from icons.data.samples import DataSource
-from icons.models.loading import adam_moments, attach_adapter, load_base
+from icons.models.adapters import adam_moments, attach_adapter
+from icons.models.loading import load_base
 from tests.conftest import Project
 from tests.reference.gradients import sequential_gradients
 from tests.reference.selection import read_rows, read_selection, scores_from_disk, vote_from_scores

@@ -20,7 +20,8 @@ from icons.gradients.per_sample import ForwardPass, backpropagate
 from icons.gradients.projection import make_projector
 from icons.gradients.rows import add_unit_gradients, exact_rows, projected_rows
 from icons.gradients.types import sgd
-from icons.models.loading import attach_fresh_lora, load_base
+from icons.models.adapters import attach_fresh_lora
+from icons.models.loading import load_base
 from icons.models.vlm import VisionLanguageModel
 from tests.reference.gradients import randomise_lora, sequential_gradients
 

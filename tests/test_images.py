@@ -13,7 +13,7 @@ from PIL import Image
 from icons.config import ModelConfig
 from icons.data.images import image_path, load_image, pixel_values
 from icons.errors import BadRecordError
-from icons.models.loading import input_format
+from icons.models.formats import input_format
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -18,7 +18,8 @@ from icons.gradients.lora import LoraPair
 from icons.gradients.projection import Projector, make_projector
 from icons.gradients.rows import Rows, add_unit_gradients, exact_rows, projected_rows
 from icons.gradients.types import Transform, adam, sgd, sign
-from icons.models.loading import adam_moments, attach_adapter, load_base
+from icons.models.adapters import adam_moments, attach_adapter
+from icons.models.loading import load_base
 from icons.models.vlm import VisionLanguageModel
 from icons.progress import say
 from icons.stages.directions import DIRECTION, load_directions

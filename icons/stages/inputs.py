@@ -64,7 +64,8 @@ def val_type(train_type: str) -> str:
 def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
     """Everything but gradient type and data that decides a row at a checkpoint."""
     from icons.gradients.projection import make_projector
-    from icons.models.loading import adapter_shapes, model_folder
+    from icons.models.adapters import adapter_shapes
+    from icons.models.loading import model_folder
 
     folder = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
     if not folder.is_dir():

@@ -10,7 +10,8 @@ from icons.data.images import image_path, load_image, pixel_values
 from icons.data.records import Records
 from icons.data.templates import IGNORE, IMAGE_ID, Tokens, encode, expand_image
 from icons.errors import BadRecordError, UserError
-from icons.models.loading import input_format, model_folder
+from icons.models.formats import input_format
+from icons.models.loading import model_folder
 from icons.progress import say
 
 

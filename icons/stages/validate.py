@@ -16,7 +16,9 @@ from icons.data.batches import with_readable_images
 from icons.data.records import Records
 from icons.data.samples import DataSource, InputFormat
 from icons.errors import UserError
-from icons.models.loading import adapter_shapes, input_format, linear_layers, lora_parameters, model_folder
+from icons.models.adapters import adapter_shapes, linear_layers, lora_parameters
+from icons.models.formats import input_format
+from icons.models.loading import model_folder
 from icons.progress import Progress, say
 from icons.stages.inputs import require_dim
 from icons.store.files import read_json

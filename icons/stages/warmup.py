@@ -67,7 +67,8 @@ def _train(config: Config, fingerprint: Fingerprint) -> None:
 
     from icons.data.batches import with_readable_images
     from icons.data.samples import DataSource
-    from icons.models.loading import attach_fresh_lora, load_base, lora_parameters, model_folder
+    from icons.models.adapters import attach_fresh_lora, lora_parameters
+    from icons.models.loading import load_base, model_folder
     from icons.training.samples import TrainingSamples, random_part
     from icons.training.trainer import Recipe, checkpoints, fine_tune
 

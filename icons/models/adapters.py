@@ -1,0 +1,136 @@
+"""LoRA adapters: fresh, or from a PEFT folder with every mismatch refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from icons.config import LoraConfig
+from icons.errors import UserError
+from icons.models.loading import meta_model
+from icons.models.parts import is_language, language_linears, language_model_name
+from icons.models.vlm import VisionLanguageModel
+
+
+def attach_fresh_lora(model: VisionLanguageModel, config: LoraConfig) -> VisionLanguageModel:
+    """A new, trainable LoRA on `target_modules`, by default every linear layer of the language model."""
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    targets = list(_lora_targets(model.base, config))
+    # Full names: a suffix such as q_proj would match the vision tower too.
+    settings = PeftLoraConfig(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        peft = get_peft_model(model.base, settings)
+    return VisionLanguageModel(peft, model.base, model.inputs, model.device)
+
+
+def lora_parameters(folder: Path, config: LoraConfig) -> int:
+    """How many parameters `attach_fresh_lora` would add, from the model's config alone; no weights are read."""
+    layers = _lora_targets(meta_model(folder), config).values()
+    return sum(config.r * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def linear_layers(folder: Path) -> list[str]:
+    """Names of the linear layers of the language model, from the model's config alone."""
+    return list(language_linears(meta_model(folder)))
+
+
+def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
+    """The linear layers of the language model that `target_modules` names, or all of them; a UserError when none."""
+    linear = language_linears(base)
+    wanted = config.target_modules
+    if wanted is not None:
+        linear = {n: module for n, module in linear.items() if any(n == w or n.endswith(f".{w}") for w in wanted)}
+    if not linear:
+        raise UserError(f"model.lora.target_modules: {wanted} match no linear layer of the language model")
+    return linear
+
+
+def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageModel:
+    """The adapter of a PEFT folder, frozen; a UserError when its tensors are not exactly those of the model."""
+    from peft import PeftModel
+
+    stored = adapter_shapes(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of keys that do not fit: checked below, and an error
+        try:
+            peft = PeftModel.from_pretrained(model.base, folder, is_trainable=False)
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise UserError(f"adapter {folder} does not fit the model ({str(error).splitlines()[0]})") from None
+    loaded = VisionLanguageModel(peft.requires_grad_(False).eval(), model.base, model.inputs, model.device)
+    pairs = _pairs_or_refuse(loaded, folder)
+    inside = language_model_name(model.base)
+    outside = [pair.name for pair in pairs if not is_language(pair.name, inside)]
+    if outside:
+        raise UserError(
+            f"adapter {folder} has {len(outside)} LoRA layers outside the language model (the first is {outside[0]}); "
+            "gradients are taken of the language model's alone"
+        )
+    expected = {name: tuple(parameter.shape) for pair in pairs for name, parameter in pair.tensors}
+    strangers, absent = sorted(stored.keys() - expected.keys()), sorted(expected.keys() - stored.keys())
+    if strangers or absent:
+        example = f"unknown to the model: {strangers[0]}" if strangers else f"not in the adapter: {absent[0]}"
+        count = len(strangers) + len(absent)
+        raise UserError(f"adapter {folder} does not fit the model: {count} tensor names differ ({example})")
+    for name, shape in stored.items():
+        if shape != expected[name]:
+            raise UserError(f"adapter {folder} does not fit the model: {name} is {shape}, expected {expected[name]}")
+    return loaded
+
+
+def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors in a PEFT adapter folder, from the file's header."""
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file() or not (folder / "adapter_config.json").is_file():
+        raise UserError(f"adapter {folder} has no adapter_model.safetensors and adapter_config.json (PEFT format)")
+    try:
+        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        with safe_open(path, framework="np") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"adapter {path} cannot be read ({error})") from None
+
+
+def adam_moments(
+    model: VisionLanguageModel, folder: Path
+) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], float, float, float]:
+    """LoRA tensor name -> Adam's first and second moments, [numel] float32 on the model's device; beta1, beta2, eps.
+
+    From the optimizer.pt that the Hugging Face Trainer left beside the adapter: its parameters are numbered in the
+    order of the model's own. Raises UserError when they are not those of the adapter.
+    """
+    path = folder / "optimizer.pt"
+    try:
+        found = torch.load(path, map_location=model.device, weights_only=True)
+        numbers = [number for group in found["param_groups"] for number in group["params"]]
+        states = [found["state"][number] for number in numbers]
+        (beta1, beta2), eps = found["param_groups"][0]["betas"], found["param_groups"][0]["eps"]
+    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} cannot be read as an optimizer's state ({str(error).splitlines()[0]})") from None
+    named = {name.replace(".default", ""): p for name, p in model.peft.named_parameters() if "lora_" in name}
+    shapes = [tuple(parameter.shape) for parameter in named.values()]
+    if [tuple(state["exp_avg"].shape) for state in states] != shapes:
+        raise UserError(
+            f"{path} is not of this adapter: {len(states)} parameters, expected {len(shapes)} of its shapes"
+        )
+    moments = {
+        name: (state["exp_avg"].flatten().float(), state["exp_avg_sq"].flatten().float())
+        for name, state in zip(named, states, strict=True)
+    }
+    return moments, beta1, beta2, eps
+
+
+def _pairs_or_refuse(model: VisionLanguageModel, folder: Path) -> list[Any]:
+    try:
+        return model.lora_pairs()
+    except ValueError as error:
+        raise UserError(f"adapter {folder} is not supported: {error}") from None
