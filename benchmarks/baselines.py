@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icons.data.batches import Batch
+from icons.data.batches import Batch, stack_images
 from icons.data.samples import Sample
-from icons.data.templates import IGNORE
+from icons.data.tokens import IGNORE
 from icons.models.vlm import VisionLanguageModel
 
 BLOCK_COLUMNS = 128
@@ -37,10 +37,7 @@ def forward_arguments(samples: list[Sample], batch: Batch, pad: int) -> dict[str
         labels[index, :count] = torch.tensor(sample.tokens.labels)
         mask[index, :count] = 1
     arguments = {"input_ids": ids.to(device), "labels": labels.to(device), "attention_mask": mask.to(device)}
-    if batch.pixel_values is not None:
-        owners = torch.tensor([index for index in batch.image_index if index >= 0], device=device)
-        arguments["pixel_values"] = batch.pixel_values[owners]
-    return arguments
+    return arguments | stack_images(batch.shown_images)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ import torch
 
 from icons.config import LoraConfig, ModelConfig
 from icons.data.batches import Batch, make_batch
+from icons.data.formats import LlavaFormat
 from icons.data.records import Records
-from icons.data.samples import DataSource, InputFormat, Sample
-from icons.data.templates import IGNORE, Tokens
+from icons.data.samples import DataSource, Sample
+from icons.data.tokens import IGNORE, Tokens
 from icons.demo.drawing import VqaSet
 from icons.models.adapters import attach_fresh_lora
 from icons.models.loading import load_base
@@ -104,7 +105,7 @@ def synthetic(config: Any, device: torch.device, count: int, r: int) -> Setting:
         torch.set_default_dtype(before)
     vision, image = config.vision_config, config.image_token_id
     patches = (vision.image_size // vision.patch_size) ** 2
-    inputs = InputFormat(None, None, image, patches, pad_token_id=0, max_length=2048)
+    inputs = LlavaFormat(None, None, image, patches, pad_token_id=0, max_length=2048)
     base.requires_grad_(False).eval()
     lora = LoraConfig(r=r, alpha=2 * r, dropout=0)
     model = _with_lora(VisionLanguageModel(base, base, inputs, device), lora, b_std=0.005)
@@ -117,14 +118,14 @@ def synthetic(config: Any, device: torch.device, count: int, r: int) -> Setting:
         for index, sample in enumerate(chosen):
             ids[index, : sample.length] = torch.tensor(sample.tokens.ids[:-1])
             labels[index, : sample.length] = torch.tensor(sample.tokens.labels[1:])
-        pixels = torch.randn(len(chosen), 3, vision.image_size, vision.image_size)
+        size = vision.image_size
         return Batch(
             rows=[sample.row for sample in chosen],
             lengths=[sample.length for sample in chosen],
             input_ids=ids,
             labels=labels,
-            pixel_values=pixels,
-            image_index=list(range(len(chosen))),
+            images=[{"pixel_values": torch.randn(1, 3, size, size)} for _ in chosen],
+            image_index=[(index,) for index in range(len(chosen))],
         )
 
     return Setting(model, samples, collate)
@@ -135,7 +136,7 @@ def _made_up(row: int, rng: Random, image: int, patches: int, vocab: int) -> Sam
     ids = [1, *[image] * patches, *text]
     labels = [*[IGNORE] * (len(ids) - len(text) // 3), *text[-(len(text) // 3) :]]
     tokens = Tokens(ids, labels)
-    return Sample(row=row, where=f"row {row}", tokens=tokens, image=Path(f"{row}.png"), length=len(ids) - 1)
+    return Sample(row=row, where=f"row {row}", tokens=tokens, images=(Path(f"{row}.png"),))
 
 
 def _with_lora(model: VisionLanguageModel, config: LoraConfig, b_std: float) -> VisionLanguageModel:
@@ -152,8 +153,8 @@ def _with_lora(model: VisionLanguageModel, config: LoraConfig, b_std: float) -> 
 
 
 def on_device(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
-    pixels = None if batch.pixel_values is None else batch.pixel_values.to(device, dtype)
-    return replace(batch, input_ids=batch.input_ids.to(device), pixel_values=pixels)
+    images = [{name: tensor.to(device, dtype) for name, tensor in image.items()} for image in batch.images]
+    return replace(batch, input_ids=batch.input_ids.to(device), images=images)
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:

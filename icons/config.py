@@ -47,7 +47,7 @@ class ModelConfig(_Section):
     adapter: Path | None = None  # null = the one that `icons warmup` writes
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    template: Literal["vicuna_v1"] = "vicuna_v1"
+    template: Literal["vicuna_v1", "chat_template"] = "vicuna_v1"  # chat_template = the one in the model's folder
     image_aspect_ratio: Literal["pad", "square"] = "pad"
     max_length: int = Field(2048, ge=8)
     lora: LoraConfig = LoraConfig()

@@ -94,10 +94,10 @@ def test_inspect_shows_a_record_as_the_model_sees_it(finished: Project) -> None:
     assert f"[[ {answer}</s>]]" in text or f"[[{answer}</s>]]" in text
     assert "USER: <image>" in text
     found = json.loads(finished.icons("inspect", "--row", row, "--json").out)
-    assert found.keys() == {"input_ids", "labels", "image_size"}
+    assert found.keys() == {"input_ids", "labels", "image_sizes"}
     assert found["input_ids"].count(-200) == 1
     assert len(found["labels"]) == len(found["input_ids"])
-    assert len(found["image_size"]) == 2
+    assert len(found["image_sizes"][0]) == 2
 
 
 def test_inspect_cuts_where_the_model_would(finished: Project) -> None:
@@ -111,7 +111,7 @@ def test_inspect_cuts_where_the_model_would(finished: Project) -> None:
 
 def test_inspect_a_text_only_record_of_a_task(finished: Project) -> None:
     found = json.loads(finished.icons("inspect", "--row", 0, "--task", "text", "--json").out)
-    assert found["image_size"] is None
+    assert found["image_sizes"] == []
     assert -200 not in found["input_ids"]
 
 

@@ -14,11 +14,19 @@ GPT = {"from": "gpt", "value": "A cat."}
 SHOWN = {"from": "human", "value": "What is it?\n<image>"}
 
 
-def test_the_image_moves_to_the_front_of_its_turn() -> None:
-    conversation = parse_record({"image": "a.png", "conversations": [SHOWN, GPT, HUMAN, GPT]})
-    assert conversation.turns[0].text == "<image>\nWhat is it?"
-    assert conversation.turns[2].text == "What is it?"
-    assert conversation.image == "a.png"
+@pytest.mark.parametrize(
+    ("given", "tags", "paths"),
+    [
+        ({"image": "a.png"}, 1, ("a.png",)),
+        ({"image": ["a.png", "b.png"]}, 2, ("a.png", "b.png")),
+        ({"images": ["a.png", "a.png"]}, 2, ("a.png", "a.png")),
+        ({"image": []}, 0, ()),
+        ({"image": None}, 0, ()),
+    ],
+)
+def test_a_record_shows_as_many_images_as_it_names(given: dict[str, Any], tags: int, paths: tuple[str, ...]) -> None:
+    shown = {"from": "human", "value": "<image>" * tags + "What is it?"}
+    assert parse_record({**given, "conversations": [shown, GPT]}).images == paths
 
 
 def test_a_leading_gpt_turn_is_dropped() -> None:
@@ -39,7 +47,8 @@ def test_a_leading_gpt_turn_is_dropped() -> None:
         ({"image": "a.png", "conversations": [HUMAN, GPT]}, "no <image> in the text"),
         ({"image": "a.png", "conversations": [SHOWN, GPT, SHOWN, GPT]}, "2 <image> in the text"),
         ({"image": "a.png", "conversations": [HUMAN, {"from": "gpt", "value": "<image>"}]}, "in a gpt turn"),
-        ({"image": ["a.png", "b.png"], "conversations": [SHOWN, GPT]}, "expected one path"),
+        ({"image": ["a.png", "b.png"], "conversations": [SHOWN, GPT]}, "1 <image> in the text for 2 images"),
+        ({"image": ["a.png", 3], "conversations": [SHOWN, GPT]}, "expected a path"),
     ],
 )
 def test_a_record_that_cannot_be_used_is_refused(record: dict[str, Any], words: str) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from icons.config import ModelConfig
-from icons.data.images import image_path, load_image, pixel_values
+from icons.data.formats import LlavaFormat
+from icons.data.images import image_path, image_size, load_image
 from icons.errors import BadRecordError
 from icons.models.formats import input_format
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def llava_format(folder: Path, **settings: Any) -> LlavaFormat:
+    made = input_format(folder, ModelConfig(base=str(folder), **settings))
+    assert isinstance(made, LlavaFormat)
+    return made
 
 
 def bomb(path: Path) -> None:
@@ -33,7 +41,8 @@ def bomb(path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (33, 32), (32, 32), (400, 100), (5, 90)])
 def test_padding_is_llavas_square_with_the_mean_colour(size: tuple[int, int], tiny_model: Path) -> None:
-    processor = input_format(tiny_model, ModelConfig(base=str(tiny_model))).image_processor
+    made = llava_format(tiny_model)
+    processor = made.image_processor
     image = noise(*size)
     side = max(size)
     square = Image.new("RGB", (side, side), tuple(int(mean * 255) for mean in processor.image_mean))
@@ -41,13 +50,12 @@ def test_padding_is_llavas_square_with_the_mean_colour(size: tuple[int, int], ti
     target = processor.crop_size["height"]
     resized = np.asarray(square.resize((target, target), Image.Resampling.BICUBIC)).astype(np.float32) / 255
     expected = ((resized - processor.image_mean) / processor.image_std).transpose(2, 0, 1)
-    np.testing.assert_allclose(pixel_values(image, processor), expected, atol=1e-5)
+    np.testing.assert_allclose(made.image_inputs(image)["pixel_values"][0].numpy(), expected, atol=1e-5)
 
 
 def test_square_crops_instead(tiny_model: Path) -> None:
-    config = ModelConfig(base=str(tiny_model), image_aspect_ratio="square")
-    cropped = pixel_values(noise(400, 100), input_format(tiny_model, config).image_processor)
-    padded = pixel_values(noise(400, 100), input_format(tiny_model, ModelConfig(base=str(tiny_model))).image_processor)
+    cropped = llava_format(tiny_model, image_aspect_ratio="square").image_inputs(noise(400, 100))["pixel_values"]
+    padded = llava_format(tiny_model).image_inputs(noise(400, 100))["pixel_values"]
     assert cropped.shape == padded.shape
     assert not np.allclose(cropped, padded)
 
@@ -56,6 +64,14 @@ def test_alpha_and_palettes_become_rgb(tmp_path: Path) -> None:
     noise(8, 8).convert("RGBA").save(tmp_path / "a.png")
     noise(8, 8).convert("P").save(tmp_path / "b.png")
     assert load_image(tmp_path / "a.png").mode == load_image(tmp_path / "b.png").mode == "RGB"
+
+
+def test_the_size_comes_from_the_header(tmp_path: Path) -> None:
+    noise(31, 17).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:600])
+    assert image_size(tmp_path / "whole.png") == image_size(tmp_path / "half.png") == (31, 17)
+    with pytest.raises(BadRecordError, match="does not exist"):
+        image_size(tmp_path / "missing.png")
 
 
 def test_files_that_are_no_images_are_refused(tmp_path: Path) -> None:

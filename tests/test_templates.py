@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from icons.data.conversation import parse_record
-from icons.data.templates import IGNORE, IMAGE_ID, Tokens, encode, expand_image
+from icons.data.conversation import Turn, parse_record
+from icons.data.tokens import IGNORE, IMAGE_ID, Tokens, expand_images
+from icons.data.vicuna import render_vicuna, tokenise_vicuna
 from icons.errors import BadRecordError
 from tests.conftest import SHARED_DATA
 
@@ -27,15 +28,19 @@ def talk(*texts: str, image: str | None = None) -> dict[str, Any]:
     return {"conversations": turns} | ({"image": image} if image else {})
 
 
+def encode(records: list[dict[str, Any]], tokenizer: Any) -> list[Tokens]:
+    return tokenise_vicuna([render_vicuna(parse_record(record)) for record in records], tokenizer)
+
+
 @pytest.mark.skipif(not VECTORS.is_dir(), reason="LLaVA's own vectors are not at hand (../shared/data)")
 def test_ids_and_labels_are_llavas_own() -> None:
     tokenizer = AutoTokenizer.from_pretrained(VECTORS / "tokenizer")
     records = json.loads((VECTORS / "vectors.json").read_text())
     assert len(records) >= 8
-    together = encode([parse_record(record) for record in records], tokenizer)
+    together = encode(records, tokenizer)
     for record, tokens in zip(records, together, strict=True):
         assert tokens == Tokens(record["input_ids"], record["labels"]), record["id"]
-        assert encode([parse_record(record)], tokenizer) == [tokens]
+        assert encode([record], tokenizer) == [tokens]
 
 
 def by_hand(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -45,7 +50,10 @@ def by_hand(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int
         "A chat between a curious user and an artificial intelligence assistant. "
         "The assistant gives helpful, detailed, and polite answers to the user's questions. "
     )
-    turns = conversation.turns
+    turns = [
+        Turn(t.speaker, f"<image>\n{t.text.replace('<image>', '').strip()}".strip()) if "<image>" in t.text else t
+        for t in conversation.turns
+    ]
     rounds = [f"USER: {q.text} ASSISTANT: {a.text}" for q, a in zip(turns[::2], turns[1::2], strict=True)]
     rounds[0] = system + rounds[0]
 
@@ -80,46 +88,47 @@ def by_hand(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int
     ],
 )
 def test_labels_agree_with_an_independent_implementation(record: dict[str, Any], tokenizer: Any) -> None:
-    (tokens,) = encode([parse_record(record)], tokenizer)
+    (tokens,) = encode([record], tokenizer)
     assert (tokens.ids, tokens.labels) == by_hand(record, tokenizer)
 
 
 def test_only_answers_and_their_end_are_predicted(tokenizer: Any) -> None:
     record = talk("<image>\nWhat colour is the circle?", "dark red", "And the square?", "blue", image="a.png")
-    (tokens,) = encode([parse_record(record)], tokenizer)
+    (tokens,) = encode([record], tokenizer)
     predicted = tokenizer.decode([label for label in tokens.labels if label != IGNORE])
     assert predicted.split() == ["dark", "red</s>", "blue</s>"]
     assert tokens.ids.count(IMAGE_ID) == 1
 
 
 def test_an_answer_that_looks_like_the_template_is_still_the_answer(tokenizer: Any) -> None:
-    (tokens,) = encode([parse_record(talk("Say it.", "USER: hi ASSISTANT: ho"))], tokenizer)
+    (tokens,) = encode([talk("Say it.", "USER: hi ASSISTANT: ho")], tokenizer)
     assert (
         tokenizer.decode([label for label in tokens.labels if label != IGNORE]).strip() == "USER: hi ASSISTANT: ho</s>"
     )
 
 
 def test_an_empty_answer_is_its_role_alone(tokenizer: Any) -> None:
-    (tokens,) = encode([parse_record(talk("One?", "", "Two?", "yes"))], tokenizer)
+    (tokens,) = encode([talk("One?", "", "Two?", "yes")], tokenizer)
     assert "ASSISTANT:USER: Two?" in tokenizer.decode(tokens.ids)
     assert tokenizer.decode([label for label in tokens.labels if label != IGNORE]).split() == ["yes</s>"]
 
 
 def test_an_image_behind_the_cut_is_cut_with_the_rest() -> None:
     tokens = Tokens([1, 5, 6, IMAGE_ID, 7, 8], [IGNORE, IGNORE, 6, IGNORE, IGNORE, 8])
-    assert expand_image(tokens, 9, 4, 3).ids == [1, 5, 6]
+    assert expand_images(tokens, [[9] * 4], 3)[0].ids == [1, 5, 6]
 
 
 def test_the_image_is_expanded_and_the_end_cut() -> None:
     tokens = Tokens([1, IMAGE_ID, 5, 6, 7, 8], [IGNORE, IGNORE, IGNORE, 6, 7, 8])
-    full = expand_image(tokens, 9, 3, 100)
+    full, ends = expand_images(tokens, [[9] * 3], 100)
+    assert ends == [4]
     assert full.ids == [1, 9, 9, 9, 5, 6, 7, 8]
     assert full.labels == [IGNORE] * 5 + [6, 7, 8]
-    assert expand_image(tokens, 9, 3, 6).labels == [IGNORE] * 5 + [6]
+    assert expand_images(tokens, [[9] * 3], 6)[0].labels == [IGNORE] * 5 + [6]
 
 
 @pytest.mark.parametrize(("max_length", "words"), [(3, "cuts inside the image"), (5, "cuts the whole answer off")])
 def test_a_cut_that_leaves_nothing_is_refused(max_length: int, words: str) -> None:
     tokens = Tokens([1, IMAGE_ID, 5, 6], [IGNORE, IGNORE, IGNORE, 6])
     with pytest.raises(BadRecordError, match=words):
-        expand_image(tokens, 9, 3, max_length)
+        expand_images(tokens, [[9] * 3], max_length)

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from icons.data.batching import plan_batches
-from icons.data.images import load_image, pixel_values
-from icons.data.samples import BadRecord, InputFormat, Sample
-from icons.data.templates import IGNORE
+from icons.data.formats import ImageInputs, InputFormat
+from icons.data.images import load_image
+from icons.data.samples import BadRecord, Sample
+from icons.data.tokens import IGNORE
 from icons.errors import BadRecordError
 
 
@@ -22,20 +23,22 @@ from icons.errors import BadRecordError
 class Batch:
     """Right-padded: input_ids [B, T], labels [B, T] already shifted (what each position is to predict).
 
-    pixel_values [I, 3, H, W] holds each distinct image once; image_index [B] says whose is whose (-1: text only).
+    `images` holds each distinct image once; `image_index` says which of them each sample shows, in its order.
     """
 
     rows: list[int]
     lengths: list[int]
     input_ids: Tensor
     labels: Tensor
-    pixel_values: Tensor | None
-    image_index: list[int]
+    images: list[ImageInputs]
+    image_index: list[tuple[int, ...]]
 
     def pin_memory(self) -> Batch:
         """Called by the DataLoader when it is asked to pin."""
-        pixels = None if self.pixel_values is None else self.pixel_values.pin_memory()
-        return replace(self, input_ids=self.input_ids.pin_memory(), pixel_values=pixels)
+        images: list[ImageInputs] = [
+            {name: tensor.pin_memory() for name, tensor in image.items()} for image in self.images
+        ]
+        return replace(self, input_ids=self.input_ids.pin_memory(), images=images)
 
     @property
     def padded_tokens(self) -> int:
@@ -44,16 +47,21 @@ class Batch:
     def part(self, start: int, stop: int) -> Batch:
         """Samples [start, stop) as a batch of their own, with no more padding and images than they need."""
         longest = max(self.lengths[start:stop])
-        images = sorted({index for index in self.image_index[start:stop] if index >= 0})
-        place = {index: position for position, index in enumerate(images)} | {-1: -1}
+        shown = sorted({index for own in self.image_index[start:stop] for index in own})
+        place = {index: position for position, index in enumerate(shown)}
         return Batch(
             rows=self.rows[start:stop],
             lengths=self.lengths[start:stop],
             input_ids=self.input_ids[start:stop, :longest],
             labels=self.labels[start:stop, :longest],
-            pixel_values=self.pixel_values[images] if self.pixel_values is not None and images else None,
-            image_index=[place[index] for index in self.image_index[start:stop]],
+            images=[self.images[index] for index in shown],
+            image_index=[tuple(place[index] for index in own) for own in self.image_index[start:stop]],
         )
+
+    @property
+    def shown_images(self) -> list[ImageInputs]:
+        """The images in the order of the samples, one that several samples show as often as it is shown."""
+        return [self.images[index] for own in self.image_index for index in own]
 
 
 Made = tuple[Batch | None, list[BadRecord]]
@@ -62,18 +70,18 @@ Made = tuple[Batch | None, list[BadRecord]]
 
 def make_batch(samples: Sequence[Sample], inputs: InputFormat) -> Made:
     """Decodes each distinct image once and pads."""
-    pixels: dict[Path, Tensor] = {}
+    images: dict[Path, ImageInputs] = {}
     usable: list[Sample] = []
     bad: list[BadRecord] = []
     for sample in samples:
         try:
-            if sample.image is not None and sample.image not in pixels:
-                values = pixel_values(load_image(sample.image), inputs.image_processor)
-                pixels[sample.image] = torch.from_numpy(np.ascontiguousarray(values))
+            for path in sample.images:
+                if path not in images:
+                    images[path] = inputs.image_inputs(load_image(path))
             usable.append(sample)
         except BadRecordError as error:
             bad.append(BadRecord(sample.row, f"{sample.where}: {error}"))
-    return (_collate(usable, pixels, inputs.pad_token_id) if usable else None), bad
+    return (_collate(usable, images, inputs.pad_token_id) if usable else None), bad
 
 
 def load_batches(
@@ -94,14 +102,15 @@ def load_batches(
 
 
 def with_readable_images(samples: Sequence[Sample]) -> tuple[list[Sample], list[BadRecord]]:
-    """The samples whose image can be decoded, and the others; each distinct image is tried once."""
+    """The samples whose images can be decoded, and the others; each distinct image is tried once."""
     problems: dict[Path, str | None] = {}
     usable: list[Sample] = []
     bad: list[BadRecord] = []
     for sample in samples:
-        if sample.image is not None and sample.image not in problems:
-            problems[sample.image] = _problem(sample.image)
-        problem = problems[sample.image] if sample.image is not None else None
+        for path in sample.images:
+            if path not in problems:
+                problems[path] = _problem(path)
+        problem = next((problems[path] for path in sample.images if problems[path]), None)
         if problem is None:
             usable.append(sample)
         else:
@@ -117,21 +126,40 @@ def _problem(path: Path) -> str | None:
     return None
 
 
-def _collate(samples: list[Sample], pixels: dict[Path, Tensor], pad_token_id: int) -> Batch:
+def stack_images(images: Sequence[ImageInputs]) -> dict[str, Tensor]:
+    """All images' inputs joined along the first axis, by name; the other axes filled up with zeros where they differ.
+
+    That is how processors batch images of several sizes (patches in one row, or tiles up to the most that one has).
+    """
+    stacked: dict[str, Tensor] = {}
+    for name in images[0] if images else ():
+        tensors = [image[name] for image in images]
+        largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+        stacked[name] = torch.cat([_filled_up(tensor, largest) for tensor in tensors])
+    return stacked
+
+
+def _filled_up(tensor: Tensor, shape: list[int]) -> Tensor:
+    missing = [0 if own == wanted else wanted - own for own, wanted in zip(tensor.shape[1:], shape, strict=True)]
+    return F.pad(tensor, [each for size in reversed(missing) for each in (0, size)]) if any(missing) else tensor
+
+
+def _collate(samples: list[Sample], images: dict[Path, ImageInputs], pad_token_id: int) -> Batch:
     length = max(sample.length for sample in samples)
     input_ids = torch.full((len(samples), length), pad_token_id)
     labels = torch.full((len(samples), length), IGNORE)
     for index, sample in enumerate(samples):
         input_ids[index, : sample.length] = torch.tensor(sample.tokens.ids[: sample.length])
         labels[index, : sample.length] = torch.tensor(sample.tokens.labels[1 : sample.length + 1])
-    place = {path: index for index, path in enumerate(pixels)}
+    shown = {path for sample in samples for path in sample.images}
+    place = {path: index for index, path in enumerate(path for path in images if path in shown)}
     return Batch(
         rows=[sample.row for sample in samples],
         lengths=[sample.length for sample in samples],
         input_ids=input_ids,
         labels=labels,
-        pixel_values=torch.stack(list(pixels.values())) if pixels else None,
-        image_index=[-1 if sample.image is None else place[sample.image] for sample in samples],
+        images=[images[path] for path in place],
+        image_index=[tuple(place[path] for path in sample.images) for sample in samples],
     )
 
 
@@ -140,7 +168,7 @@ class _PlannedBatches(Dataset[Made]):
 
     def __init__(self, plan: list[list[Sample]], inputs: InputFormat) -> None:
         self.plan = plan
-        self.inputs = replace(inputs, tokenizer=None)
+        self.inputs = inputs.for_images()
 
     def __len__(self) -> int:
         return len(self.plan)

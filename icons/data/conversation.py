@@ -1,7 +1,8 @@
-"""A record's conversation, checked: alternating human and gpt turns, at most one image.
+"""A record's conversation, checked: alternating human and gpt turns, an `<image>` in the text for each image.
 
-Source: LLaVA's data format (`conversations: [{from, value}]`, `image`); a leading turn that is not the human's is
-dropped and `<image>` moves to the front of its turn, as LLaVA's own training code does.
+Source: LLaVA's data format (`conversations: [{from, value}]`, `image`: a path or a list of them; `images`, as
+LLaMA-Factory and ms-swift write the list, is read too); a leading turn that is not the human's is dropped, as LLaVA's
+own training code does.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns in order, human first, speakers alternating; `image` is the path in the record, relative to the folder."""
+    """Turns in order, human first, speakers alternating.
+
+    `images` are the record's paths, relative to the image folder; the n-th IMAGE_TAG in the turns stands for the n-th.
+    """
 
     turns: tuple[Turn, ...]
-    image: str | None
+    images: tuple[str, ...]
 
 
 def parse_record(record: dict[str, Any]) -> Conversation:
@@ -43,8 +47,9 @@ def parse_record(record: dict[str, Any]) -> Conversation:
             raise BadRecordError(f"two {turn.speaker} turns in a row; human and gpt must alternate")
     if len(turns) < 2:
         raise BadRecordError("no gpt turn; there is no answer to learn from")
-    image = _image_path(record)
-    return Conversation(_place_image(turns, image), image)
+    images = _image_paths(record)
+    _require_tags(turns, len(images))
+    return Conversation(tuple(turns), images)
 
 
 def _parse_turn(index: int, turn: Any) -> Turn:
@@ -56,16 +61,16 @@ def _parse_turn(index: int, turn: Any) -> Turn:
     return Turn(turn["from"], turn["value"])
 
 
-def _image_path(record: dict[str, Any]) -> str | None:
-    image = record.get("image")
-    if isinstance(image, list) and len(image) == 1:
-        image = image[0]
-    if image is None:
-        return None
-    if not isinstance(image, str) or not image:
-        raise BadRecordError(f"image is {image!r}; expected one path relative to the image folder")
-    _require_text(image, "the image path")
-    return image
+def _image_paths(record: dict[str, Any]) -> tuple[str, ...]:
+    given = record.get("image") if record.get("image") is not None else record.get("images")
+    if given is None:
+        return ()
+    paths = given if isinstance(given, list) else [given]
+    for path in paths:
+        if not isinstance(path, str) or not path:
+            raise BadRecordError(f"image is {given!r}; expected a path relative to the image folder, or a list of them")
+        _require_text(path, "the image path")
+    return tuple(paths)
 
 
 def _require_text(text: str, what: str) -> None:
@@ -75,19 +80,12 @@ def _require_text(text: str, what: str) -> None:
         raise BadRecordError(f"{what} holds half a character (a lone surrogate at position {error.start})") from None
 
 
-def _place_image(turns: list[Turn], image: str | None) -> tuple[Turn, ...]:
+def _require_tags(turns: list[Turn], images: int) -> None:
     tags = sum(turn.text.count(IMAGE_TAG) for turn in turns)
-    if image is None:
-        if tags:
-            raise BadRecordError(f"{tags} {IMAGE_TAG} in the text but no image in the record")
-        return tuple(turns)
-    if tags != 1:
-        raise BadRecordError(f"{tags or 'no'} {IMAGE_TAG} in the text for one image; expected exactly one")
+    if tags and not images:
+        raise BadRecordError(f"{tags} {IMAGE_TAG} in the text but no image in the record")
+    if tags != images:
+        wanted = "one image; expected exactly one" if images == 1 else f"{images} images; expected as many"
+        raise BadRecordError(f"{tags or 'no'} {IMAGE_TAG} in the text for {wanted}")
     if any(IMAGE_TAG in turn.text for turn in turns if turn.speaker == "gpt"):
         raise BadRecordError(f"{IMAGE_TAG} stands in a gpt turn; expected it in a human turn")
-    return tuple(
-        Turn(turn.speaker, f"{IMAGE_TAG}\n{turn.text.replace(IMAGE_TAG, '').strip()}".strip())
-        if IMAGE_TAG in turn.text
-        else turn
-        for turn in turns
-    )

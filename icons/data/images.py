@@ -1,13 +1,12 @@
-"""Image files of records: found inside their folder, decoded, made ready for the vision tower."""
+"""Image files of records: found inside their folder, measured, decoded."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from icons.errors import BadRecordError
@@ -29,11 +28,23 @@ def load_image(path: Path) -> Image.Image:
     Raises BadRecordError when it is missing, empty, truncated, not an image, or larger than Pillow's decompression
     limit (`PIL.Image.MAX_IMAGE_PIXELS`, 89 megapixels).
     """
+    with _opened(path) as image:
+        return image.convert("RGB")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels from the file's header; raises as `load_image` does, but for damage behind it."""
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return image.convert("RGB")
+                yield image
     except FileNotFoundError:
         raise BadRecordError(f"image {str(path)!r} does not exist") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -44,9 +55,3 @@ def load_image(path: Path) -> Image.Image:
         raise BadRecordError(f"image {str(path)!r} is {'an empty file' if empty else 'not an image'}") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise BadRecordError(f"image {str(path)!r} cannot be decoded ({error})") from None
-
-
-def pixel_values(image: Image.Image, image_processor: Any) -> npt.NDArray[np.float32]:
-    """[3, height, width] float32 as the vision tower takes it: padded or cropped, resized, normalised."""
-    processed: npt.NDArray[np.float32] = image_processor(images=[image], return_tensors="np")["pixel_values"][0]
-    return processed

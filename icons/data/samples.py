@@ -1,4 +1,4 @@
-"""Rows of a data file as samples: checked, tokenised, their images named but not opened."""
+"""Rows of a data file as samples: checked, tokenised, their images named but not decoded."""
 
 from __future__ import annotations
 
@@ -7,34 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icons.data.conversation import Conversation, parse_record
+from icons.data.conversation import parse_record
+from icons.data.formats import InputFormat
 from icons.data.images import image_path
 from icons.data.records import Records
-from icons.data.templates import IGNORE, Tokens, encode, expand_image
+from icons.data.tokens import Prompt, Tokens, expand_images, up_to_last_label
 from icons.errors import BadRecordError
 
 
 @dataclass(frozen=True)
-class InputFormat:
-    """What turns a record into the model's inputs; everything here comes with the model folder and the config."""
-
-    tokenizer: Any
-    image_processor: Any
-    image_token_id: int
-    num_image_tokens: int
-    pad_token_id: int
-    max_length: int
-
-
-@dataclass(frozen=True)
 class Sample:
-    """One usable row: ids and labels up to the last label, the image's tokens in place, and where its image lies."""
+    """One usable row: ids and labels up to the last label, the images' tokens in place, and where its images lie."""
 
     row: int
     where: str  # file, row and record id, as messages about it begin
     tokens: Tokens
-    image: Path | None
-    length: int  # positions the model has to see: all but the last label's own
+    images: tuple[Path, ...]
+
+    @property
+    def length(self) -> int:
+        """Positions the model has to see: all but the last label's own."""
+        return len(self.tokens.ids) - 1
 
 
 @dataclass(frozen=True)
@@ -52,33 +45,29 @@ class DataSource:
     inputs: InputFormat
 
     def samples(self, rows: Sequence[int]) -> tuple[list[Sample], list[BadRecord]]:
-        """Encodes rows (no image is opened); those that cannot be used come back as BadRecords, in row order."""
-        parsed: list[tuple[int, str, Conversation]] = []
+        """Encodes rows (no image is decoded); those that cannot be used come back as BadRecords, in row order."""
+        rendered: list[tuple[int, str, tuple[Path, ...], Prompt]] = []
         bad: list[BadRecord] = []
         for row in rows:
             record: dict[str, Any] | None = None
             try:
                 record = self.records[row]
-                parsed.append((row, self.records.where(row, record), parse_record(record)))
+                conversation = parse_record(record)
+                images = tuple(image_path(self.images, name) for name in conversation.images)
+                rendered.append((row, self.records.where(row, record), images, self.inputs.render(conversation)))
             except BadRecordError as error:
                 message, path = str(error), str(self.records.path)
                 reason = message if message.startswith(path) else f"{self.records.where(row, record)}: {message}"
                 bad.append(BadRecord(row, reason))
         samples: list[Sample] = []
-        encoded = encode([conversation for _, _, conversation in parsed], self.inputs.tokenizer) if parsed else []
-        for (row, where, conversation), tokens in zip(parsed, encoded, strict=True):
+        encoded = self.inputs.tokenise([prompt for *_, prompt in rendered]) if rendered else []
+        for (row, where, images, _), tokens in zip(rendered, encoded, strict=True):
             try:
-                samples.append(self._sample(row, where, conversation, tokens))
+                ids = [self.inputs.image_ids(image) for image in images]
+                whole, ends = expand_images(tokens, ids, self.inputs.max_length)
+                used = up_to_last_label(whole)
+                shown = sum(end <= len(used.ids) for end in ends)
+                samples.append(Sample(row, where, used, images[:shown]))
             except BadRecordError as error:
                 bad.append(BadRecord(row, f"{where}: {error}"))
         return samples, sorted(bad, key=lambda record: record.row)
-
-    def _sample(self, row: int, where: str, conversation: Conversation, tokens: Tokens) -> Sample:
-        inputs = self.inputs
-        image = image_path(self.images, conversation.image) if conversation.image else None
-        full = expand_image(tokens, inputs.image_token_id, inputs.num_image_tokens, inputs.max_length)
-        length = max(position for position, label in enumerate(full.labels) if label != IGNORE)
-        used = Tokens(full.ids[: length + 1], full.labels[: length + 1])
-        if inputs.image_token_id not in used.ids:
-            image = None  # it stands behind the last answer, where nothing learns from it
-        return Sample(row, where, used, image, length)

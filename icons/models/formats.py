@@ -1,42 +1,183 @@
-"""What turns records into a model's inputs, from the files beside its weights."""
+"""What turns records into a model's inputs, from the files beside its weights; no weights are read."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from icons.config import ModelConfig
-from icons.data.samples import InputFormat
-from icons.errors import UserError
+from icons.data.conversation import IMAGE_TAG, parse_record
+from icons.data.formats import ChatFormat, InputFormat, LlavaFormat
+from icons.data.tokens import IMAGE_ID
+from icons.errors import BadRecordError, UserError
 
 
 def input_format(folder: Path, config: ModelConfig) -> InputFormat:
-    """Tokenizer, image processor and image token numbers of a LLaVA folder; no weights are read."""
-    from transformers import AutoConfig, AutoTokenizer
+    """The format of `model.template` for a model folder; a UserError when the folder's files do not give one."""
+    from transformers import AutoConfig
 
-    model_config = AutoConfig.from_pretrained(folder)
-    if model_config.model_type != "llava":
-        raise UserError(f"model.base: {folder} is a {model_config.model_type} model; template vicuna_v1 needs llava")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.base: {folder} has no usable tokenizer ({str(error).splitlines()[0]})") from None
-    if not tokenizer.is_fast or tokenizer.eos_token is None:
-        raise UserError(f"model.base: {folder} needs a fast tokenizer with an end-of-sequence token")
+        model_config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.base: {folder}/config.json is not understood ({_first_line(error)})") from None
+    if config.template == "vicuna_v1":
+        return _llava_format(folder, config, model_config)
+    return _chat_format(folder, config, model_config)
+
+
+def reads_images(model_config: Any) -> bool:
+    """Whether Hugging Face has a vision-language class for a model's config."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    return type(model_config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def _llava_format(folder: Path, config: ModelConfig, model_config: Any) -> LlavaFormat:
+    if model_config.model_type != "llava":
+        raise UserError(
+            f"model.base: {folder} is a {model_config.model_type} model; template vicuna_v1 needs llava, "
+            "template chat_template takes any"
+        )
+    tokenizer = _tokenizer(folder)
     vision = model_config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     has_class_token = vision.model_type in {"clip_vision_model", "clip"}
     keeps_all = model_config.vision_feature_select_strategy == "full"
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return InputFormat(
+    return LlavaFormat(
         tokenizer=tokenizer,
         image_processor=_image_processor(folder, config.image_aspect_ratio == "pad"),
         image_token_id=model_config.image_token_id,
         num_image_tokens=patches + int(has_class_token and keeps_all),
-        pad_token_id=pad,
+        pad_token_id=_padding(tokenizer),
         max_length=config.max_length,
     )
+
+
+def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFormat:
+    if not reads_images(model_config):
+        tokenizer = _tokenizer(folder)
+        _require_template(folder, tokenizer.chat_template)
+        return ChatFormat(tokenizer, None, _render(tokenizer), None, None, _padding(tokenizer), config.max_length)
+    processor = _processor(folder, model_config.model_type)
+    _require_template(folder, processor.chat_template)
+    render = _render(processor)
+    shown = ChatFormat(
+        tokenizer=processor.tokenizer,
+        processor=processor,
+        render_messages=render,
+        image_token_id=getattr(model_config, "image_token_id", None),
+        placeholder=_placeholder(folder, processor, render),
+        pad_token_id=_padding(processor.tokenizer),
+        max_length=config.max_length,
+    )
+    _require_same_ids(folder, shown)
+    return shown
+
+
+def _render(templated: Any) -> Callable[[list[dict[str, Any]]], str]:
+    def render(messages: list[dict[str, Any]]) -> str:
+        text: str = templated.apply_chat_template(messages, tokenize=False)
+        return text
+
+    return render
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.base: {folder} has no usable tokenizer ({_first_line(error)})") from None
+    if not tokenizer.is_fast or tokenizer.eos_token is None:
+        raise UserError(f"model.base: {folder} needs a fast tokenizer with an end-of-sequence token")
+    return tokenizer
+
+
+def _processor(folder: Path, model_type: str) -> Any:
+    """The model's processor without its video half, which would need torchvision, its images handled by Pillow.
+
+    So pixels are the same whatever is installed.
+    """
+    import transformers
+    from transformers import AutoImageProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    names = [PROCESSOR_MAPPING_NAMES.get(model_type)]
+    for file in ("processor_config.json", "tokenizer_config.json"):
+        with suppress(OSError, ValueError):
+            names.append(json.loads((folder / file).read_text(encoding="utf-8")).get("processor_class"))
+    name = next((name for name in names if isinstance(name, str)), None)
+    if name is None:
+        raise UserError(f"model.base: {folder} has no processor that transformers knows for {model_type}")
+    known = getattr(transformers, name)
+
+    def get_attributes(cls: Any) -> list[str]:
+        return [attribute for attribute in known.get_attributes() if attribute != "video_processor"]
+
+    still: Any = type(name, (known,), {"get_attributes": classmethod(get_attributes)})
+    try:
+        processor = still.from_pretrained(folder)
+        processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise UserError(f"model.base: the processor in {folder} cannot be loaded ({_first_line(error)})") from None
+    if not processor.tokenizer.is_fast:
+        raise UserError(f"model.base: {folder} needs a fast tokenizer")
+    return processor
+
+
+def _require_template(folder: Path, template: Any) -> None:
+    if not isinstance(template, str):
+        raise UserError(
+            f"model.base: {folder} has no chat template (chat_template.jinja); template chat_template needs one"
+        )
+
+
+def _placeholder(folder: Path, processor: Any, render: Callable[[list[dict[str, Any]]], str]) -> str:
+    """What the template writes for one image: the processor's image token, or the token that begins an image."""
+    text = render([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}])
+    for name in ("image_token", "boi_token"):
+        token = getattr(processor, name, None)
+        if token is not None and text.count(str(token)) == 1:
+            return str(token)
+    raise UserError(f"model.base: the chat template in {folder} writes no image token for an image")
+
+
+def _require_same_ids(folder: Path, own: ChatFormat) -> None:
+    """Raises UserError unless a sample conversation gets the ids that the processor itself gives it."""
+    turns = [f"{IMAGE_TAG}\nWhat is this?", "A cat.", "And this?", "A dog."]
+    speakers = ("human", "gpt", "human", "gpt")
+    conversation = parse_record(
+        {"image": "x", "conversations": [{"from": s, "value": v} for s, v in zip(speakers, turns, strict=True)]}
+    )
+    image = Image.new("RGB", (130, 90))
+    try:
+        prompt = own.render(conversation)
+    except BadRecordError as error:
+        raise UserError(f"model.base: the chat template in {folder} cannot be used: {error}") from None
+    (tokens,) = own.tokenise([prompt])
+    ids = [each for token in tokens.ids for each in (own.ids_of_image(image) if token == IMAGE_ID else [token])]
+    bos = own.tokenizer.bos_token
+    written = bool(bos and prompt.text.startswith(bos))
+    expected = own.processor(text=[prompt.text], images=[image], add_special_tokens=not written)["input_ids"][0]
+    if ids != [int(token) for token in expected]:
+        raise UserError(
+            f"model.base: the processor in {folder} joins text and image tokens in a way that is not supported"
+        )
+
+
+def _padding(tokenizer: Any) -> int:
+    chosen: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return chosen
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _image_processor(folder: Path, pad: bool) -> Any:

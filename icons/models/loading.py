@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -12,8 +13,11 @@ from torch import nn
 
 from icons.config import ModelConfig
 from icons.errors import UserError
-from icons.models.formats import input_format
+from icons.models.formats import input_format, reads_images
 from icons.models.vlm import VisionLanguageModel
+
+PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
+"""The files of a Hub repository that are needed; weights in other formats are not."""
 
 
 def model_folder(base: str) -> Path:
@@ -24,7 +28,7 @@ def model_folder(base: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            folder = Path(snapshot_download(base, allow_patterns=["*.json", "*.safetensors", "tokenizer.model"]))
+            folder = Path(snapshot_download(base, allow_patterns=PATTERNS))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
@@ -48,13 +52,13 @@ def pick_device(name: str) -> torch.device:
 
 def load_base(config: ModelConfig) -> VisionLanguageModel:
     """The model without an adapter, every parameter frozen, in eval mode, on its device."""
-    from transformers import LlavaForConditionalGeneration
+    from transformers import AutoConfig
 
     folder, device = model_folder(config.base), pick_device(config.device)
     inputs = input_format(folder, config)
     with _quiet_transformers():
         try:
-            model, info = LlavaForConditionalGeneration.from_pretrained(
+            model, info = _auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(
                 folder, dtype=getattr(torch, config.dtype), output_loading_info=True
             )
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -70,11 +74,18 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
 
 def meta_model(folder: Path) -> nn.Module:
     """The model without weights, from its config alone."""
-    from transformers import AutoConfig, LlavaForConditionalGeneration
+    from transformers import AutoConfig
 
+    config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
-        model: nn.Module = LlavaForConditionalGeneration(AutoConfig.from_pretrained(folder))
+        model: nn.Module = _auto_class(config).from_config(config)
     return model
+
+
+def _auto_class(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM
 
 
 @contextmanager

@@ -1,15 +1,18 @@
-"""A Hugging Face LLaVA model with its LoRA adapter: its parts, its inputs, its forward pass up to the hidden states."""
+"""A Hugging Face model with its LoRA adapter: its inputs and its forward pass up to the hidden states."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from icons.data.batches import Batch
-from icons.data.samples import InputFormat
+from icons.data.batches import Batch, stack_images
+from icons.data.formats import ImageInputs, InputFormat
 from icons.gradients.lora import LoraPair, lora_pairs
 from icons.gradients.per_sample import ForwardPass
 from icons.models.last_layer import labelled_positions, last_layer_at, prunable_layer
@@ -20,7 +23,7 @@ class VisionLanguageModel:
     """`peft` is the PeftModel (or the bare model before an adapter is attached), frozen and in eval mode."""
 
     peft: nn.Module
-    base: Any  # LlavaForConditionalGeneration
+    base: Any  # of AutoModelForImageTextToText or AutoModelForCausalLM
     inputs: InputFormat
     device: torch.device
 
@@ -29,7 +32,7 @@ class VisionLanguageModel:
 
     def forward_pass(self, pairs: list[LoraPair], batch: Batch) -> ForwardPass:
         """How to run the batch; the last layer only where a label is, when that is a half of it or less."""
-        layer = prunable_layer(self.base.model.language_model)
+        layer = prunable_layer(self.base.get_decoder())
         index_BQ, labels_BQ = labelled_positions(batch.labels)
         if layer is None or 2 * index_BQ.shape[1] > batch.labels.shape[1]:
             return ForwardPass(pairs, lambda: self.hidden_states(batch), self.head, batch.labels)
@@ -41,25 +44,60 @@ class VisionLanguageModel:
         return ForwardPass(pairs, hidden, self.head, labels_BQ)
 
     def head(self, hidden_NH: Tensor) -> Tensor:
-        """Logits [n, V] of positions [n, H]."""
+        """Logits [n, V] of positions [n, H], scaled and capped as the config says (Cohere, Granite, Gemma 2)."""
         logits: Tensor = self.base.get_output_embeddings()(hidden_NH)
-        return logits
+        config = self.base.config.get_text_config()
+        logits = (
+            logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        )
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """Last hidden states [B, T, H] of a right-padded batch.
 
         Without an attention mask: under causal attention no real token sees the padding behind it, and the fast
-        attention kernels stay available. The vision tower runs once per distinct image and keeps no graph.
+        attention kernels stay available. The vision tower keeps no graph, as nothing in it asks for a gradient.
         """
         input_ids = batch.input_ids.to(self.device, non_blocking=True)
+        if self.base.config.model_type == "llava":
+            return self._llava_hidden_states(batch, input_ids)
+        output = self.base.base_model(input_ids=input_ids, use_cache=False, **self.image_arguments(batch, input_ids))
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def image_arguments(self, batch: Batch, input_ids_BT: Tensor) -> dict[str, Tensor]:
+        """What the model's forward pass takes beside the ids: image tensors, and which ids stand for an image."""
+        arguments = self._on_device(batch.shown_images)
+        if self.inputs.image_token_id is not None:
+            flags_BT = torch.eq(input_ids_BT, self.inputs.image_token_id).int()
+            arguments |= dict.fromkeys(self.token_type_arguments, flags_BT)
+        return arguments
+
+    def _on_device(self, images: Sequence[ImageInputs]) -> dict[str, Tensor]:
+        """Joined on the device: the copies there start from page-locked memory and wait for nothing."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(self.device, self.base.dtype if tensor.is_floating_point() else None, non_blocking=True)
+
+        return stack_images([{name: moved(tensor) for name, tensor in image.items()} for image in images])
+
+    @cached_property
+    def token_type_arguments(self) -> list[str]:
+        """Qwen-VL places images in its rotary embedding by these; Gemma 3 lets an image's tokens see each other."""
+        taken = inspect.signature(self.base.base_model.forward).parameters
+        known = ("mm_token_type_ids", "token_type_ids")
+        return [name for name in known if name in taken]
+
+    def _llava_hidden_states(self, batch: Batch, input_ids_BT: Tensor) -> Tensor:
+        """LLaVA-1.5's own forward pass with the vision tower run once for each distinct image."""
         with torch.no_grad():
-            embeds_BTH = self.base.get_input_embeddings()(input_ids)
-            if batch.pixel_values is not None:
-                features_IPH = self._image_features(
-                    batch.pixel_values.to(self.device, embeds_BTH.dtype, non_blocking=True)
-                )
-                owners = torch.tensor([i for i in batch.image_index if i >= 0], device=self.device)
-                is_image = (input_ids == self.inputs.image_token_id).unsqueeze(-1)
+            embeds_BTH = self.base.get_input_embeddings()(input_ids_BT)
+            if batch.images:
+                features_IPH = self._image_features(self._on_device(batch.images)["pixel_values"])
+                owners = torch.tensor([index for own in batch.image_index for index in own], device=self.device)
+                assert self.inputs.image_token_id is not None
+                is_image = torch.eq(input_ids_BT, self.inputs.image_token_id).unsqueeze(-1)
                 embeds_BTH = embeds_BTH.masked_scatter(is_image, features_IPH[owners].to(embeds_BTH.dtype))
         hidden: Tensor = self.base.model.language_model(inputs_embeds=embeds_BTH, use_cache=False).last_hidden_state
         return hidden

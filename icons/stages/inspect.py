@@ -6,9 +6,9 @@ import json
 
 from icons.config import Config
 from icons.data.conversation import parse_record
-from icons.data.images import image_path, load_image, pixel_values
+from icons.data.images import image_path, load_image
 from icons.data.records import Records
-from icons.data.templates import IGNORE, IMAGE_ID, Tokens, encode, expand_image
+from icons.data.tokens import IGNORE, IMAGE_ID, Tokens, expand_images
 from icons.errors import BadRecordError, UserError
 from icons.models.formats import input_format
 from icons.models.loading import model_folder
@@ -24,26 +24,27 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
     record, inputs = records[row], input_format(model_folder(config.model.base), config.model)
     try:
         conversation = parse_record(record)
-        (tokens,) = encode([conversation], inputs.tokenizer)
-        used = expand_image(tokens, inputs.image_token_id, inputs.num_image_tokens, inputs.max_length)
-        image = load_image(image_path(chosen.images, conversation.image)) if conversation.image else None
+        (tokens,) = inputs.tokenise([inputs.render(conversation)])
+        paths = [image_path(chosen.images, name) for name in conversation.images]
+        ids = [inputs.image_ids(path) for path in paths]
+        used, ends = expand_images(tokens, ids, inputs.max_length)
+        images = [load_image(path) for path in paths]
     except BadRecordError as error:
         raise BadRecordError(f"{records.where(row, record)}: {error}") from None
-    of_image = inputs.num_image_tokens if inputs.image_token_id in used.ids else 0
-    cut = len(tokens.ids) + max(0, of_image - 1) - len(used.ids)
-    left = len(tokens.ids) - cut
+    cut = len(tokens.ids) + sum(len(own) - 1 for own in ids) - len(used.ids)
+    left = len(used.ids) - sum(len(own) - 1 for own in ids[: len(ends)])
     tokens = Tokens(tokens.ids[:left], tokens.labels[:left])
-    size = list(image.size) if image else None
+    sizes = [list(image.size) for image in images]
     if as_json:
-        say(json.dumps({"input_ids": tokens.ids, "labels": tokens.labels, "image_size": size}))
+        say(json.dumps({"input_ids": tokens.ids, "labels": tokens.labels, "image_sizes": sizes}))
         return
     say(records.where(row, record))
-    if image is not None:
-        shape = "x".join(map(str, pixel_values(image, inputs.image_processor).shape))
-        say(f"image: {conversation.image}, {image.width} x {image.height} pixels, to the model as {shape}")
-    else:
+    for name, image in zip(conversation.images, images, strict=True):
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in inputs.image_inputs(image).items())
+        say(f"image: {name}, {image.width} x {image.height} pixels, to the model as {shapes}")
+    if not images:
         say("image: none")
-    say(f"tokens: {len(used.ids)} ({of_image} of the image), {used.num_targets} predicted")
+    say(f"tokens: {len(used.ids)} ({sum(map(len, ids[: len(ends)]))} of images), {used.num_targets} predicted")
     if cut:
         say(f"max_length {inputs.max_length} cuts {cut} tokens off the end")
     say("text (what is predicted stands in [[ ]]):")

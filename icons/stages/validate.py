@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from icons.config import Config, TaskConfig, TrainConfig, missing_files
 from icons.data.batches import with_readable_images
+from icons.data.formats import InputFormat
 from icons.data.records import Records
-from icons.data.samples import DataSource, InputFormat
+from icons.data.samples import DataSource
 from icons.errors import UserError
 from icons.models.adapters import adapter_shapes, linear_layers, lora_parameters
 from icons.models.formats import input_format

@@ -101,7 +101,7 @@ def _train(config: Config, fingerprint: Fingerprint) -> None:
         bf16=config.model.dtype == "bfloat16" and model.device.type == "cuda",
         on_cpu=model.device.type == "cpu",
     )
-    loss = fine_tune(peft.train(), TrainingSamples(source, samples), folder, recipe)
+    loss = fine_tune(peft.train(), TrainingSamples(source, samples, model.token_type_arguments), folder, recipe)
     temporary = folder / ".final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(checkpoints(folder)[-1], temporary)

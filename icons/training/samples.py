@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from icons.data.images import load_image, pixel_values
+from icons.data.batches import make_batch, stack_images
 from icons.data.samples import DataSource, Sample
-from icons.data.templates import IGNORE
+from icons.data.tokens import IGNORE
+from icons.errors import BadRecordError
 
 
 def random_part(num_rows: int, fraction: float, seed: int) -> list[int]:
@@ -22,37 +22,40 @@ def random_part(num_rows: int, fraction: float, seed: int) -> list[int]:
     return sorted(np.argsort(lottery, kind="stable")[:count].tolist())
 
 
-class TrainingSamples(Dataset[dict[str, Any]]):
-    """Samples with their image decoded on access."""
+class TrainingSamples(Dataset[Sample]):
+    """Samples to be collated for the Trainer; `token_types` names what the model calls its image-token flags."""
 
-    def __init__(self, source: DataSource, samples: Sequence[Sample]) -> None:
-        self.source, self.samples = source, samples
+    def __init__(self, source: DataSource, samples: Sequence[Sample], token_types: Sequence[str] = ()) -> None:
+        self.source, self.samples, self.token_types = source, samples, token_types
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.samples[index]
-        item: dict[str, Any] = {"row": sample.row, "ids": sample.tokens.ids, "labels": sample.tokens.labels}
-        if sample.image is not None:
-            item["pixels"] = pixel_values(load_image(sample.image), self.source.inputs.image_processor)
-        return item
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
 
-    def collate(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """input_ids, labels, attention_mask [B, T] right-padded, pixel_values [I, 3, H, W], rows [B]."""
-        shape = len(items), max(len(item["ids"]) for item in items)
+    def collate(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """The forward pass's arguments: input_ids, labels, attention_mask [B, T] right-padded, images; and rows [B].
+
+        Decodes the images, in the process that the Trainer loads batches in. Raises BadRecordError for one that cannot
+        be.
+        """
+        made, bad = make_batch(samples, self.source.inputs)
+        if bad or made is None:
+            raise BadRecordError(bad[0].reason)
+        shape = len(samples), max(len(sample.tokens.ids) for sample in samples)
         batch = {
             "input_ids": torch.full(shape, self.source.inputs.pad_token_id),
             "labels": torch.full(shape, IGNORE),
             "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "rows": torch.tensor([item["row"] for item in items]),
+            "rows": torch.tensor([sample.row for sample in samples]),
         }
-        for index, item in enumerate(items):
-            length = len(item["ids"])
-            batch["input_ids"][index, :length] = torch.tensor(item["ids"])
-            batch["labels"][index, :length] = torch.tensor(item["labels"])
+        image_token_id = self.source.inputs.image_token_id
+        for index, sample in enumerate(samples):
+            length = len(sample.tokens.ids)
+            batch["input_ids"][index, :length] = torch.tensor(sample.tokens.ids)
+            batch["labels"][index, :length] = torch.tensor(sample.tokens.labels)
             batch["attention_mask"][index, :length] = 1
-        pixels = [item["pixels"] for item in items if "pixels" in item]
-        if pixels:
-            batch["pixel_values"] = torch.from_numpy(np.stack(pixels))
-        return batch
+        if image_token_id is not None:
+            batch |= dict.fromkeys(self.token_types, torch.eq(batch["input_ids"], image_token_id).int())
+        return batch | stack_images(made.shown_images)

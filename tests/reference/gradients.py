@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import torch
 from torch import Tensor, nn
 
-from icons.data.batches import Batch, make_batch
+from icons.data.batches import Batch, make_batch, stack_images
 from icons.data.samples import DataSource, Sample
 from icons.models.vlm import VisionLanguageModel
 
@@ -27,7 +29,8 @@ def sequential_gradients(
         loss = model.base(
             input_ids=torch.tensor([sample.tokens.ids]),
             attention_mask=torch.ones(1, len(sample.tokens.ids), dtype=torch.long),
-            pixel_values=batch.pixel_values,
+            **stack_images(batch.shown_images),
+            **flags(model, sample),
             labels=torch.tensor([sample.tokens.labels]),
         ).loss
         found = torch.autograd.grad(loss, list(parameters.values()))
@@ -36,6 +39,14 @@ def sequential_gradients(
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     return gradients, losses
+
+
+def flags(model: VisionLanguageModel, sample: Sample) -> dict[str, Tensor]:
+    """Which ids stand for an image, for the models that ask for it."""
+    wanted = [
+        name for name in ("mm_token_type_ids", "token_type_ids") if name in signature(model.base.forward).parameters
+    ]
+    return {name: (torch.tensor([sample.tokens.ids]) == model.base.config.image_token_id).int() for name in wanted}
 
 
 def randomise_lora(model: nn.Module, seed: int = 0) -> None:

@@ -1,0 +1,80 @@
+"""LLaVA's `v1` template (Vicuna): the text it writes and the ids that LLaVA's own code makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from icons.data.conversation import IMAGE_TAG, Conversation, Turn
+from icons.data.tokens import IMAGE_ID, Prompt, Tokens, labelled
+from icons.errors import BadRecordError
+
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+def render_vicuna(conversation: Conversation, eos: str = "</s>") -> Prompt:
+    """`SYSTEM USER: ... ASSISTANT: ...</s>USER: ...`; a span runs from behind `ASSISTANT:` through `</s>`.
+
+    `<image>` moves to the front of its turn. An empty turn is its role alone, without `</s>`, and nothing of it is
+    predicted. Raises BadRecordError for more than one image.
+    """
+    if len(conversation.images) > 1:
+        raise BadRecordError(
+            f"{len(conversation.images)} images; template vicuna_v1 takes one a record, template chat_template several"
+        )
+    text, spans = SYSTEM + " ", []
+    for turn in conversation.turns:
+        if not turn.text:
+            text += {"human": "USER:", "gpt": "ASSISTANT:"}[turn.speaker]  # as LLaVA's own code: nothing follows
+        elif turn.speaker == "human":
+            text += f"USER: {_image_first(turn)} "
+        else:
+            start = len(text) + len("ASSISTANT:")
+            text += f"ASSISTANT: {turn.text}{eos}"
+            spans.append((start, len(text)))
+    return Prompt(text, spans, len(conversation.images))
+
+
+def tokenise_vicuna(prompts: Sequence[Prompt], tokenizer: Any) -> list[Tokens]:
+    """Ids and labels for each prompt; one call of the (fast) tokenizer for all of them.
+
+    The text is tokenised piece by piece around `<image>` and the pieces joined, the extra beginning-of-sequence ids
+    dropped, as LLaVA's `tokenizer_image_token` does.
+    """
+    split = [prompt.text.split(IMAGE_TAG) if prompt.images else [prompt.text] for prompt in prompts]
+    pieces = [piece for texts in split for piece in texts]
+    encoded = tokenizer(pieces, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+    tokens, at = [], 0
+    for prompt, texts in zip(prompts, split, strict=True):
+        upto = at + len(texts)
+        ids, offsets = encoded["input_ids"][at:upto], encoded["offset_mapping"][at:upto]
+        tokens.append(labelled(*_joined(texts, ids, offsets, tokenizer.bos_token_id), prompt.spans))
+        at = upto
+    return tokens
+
+
+def _image_first(turn: Turn) -> str:
+    if IMAGE_TAG not in turn.text:
+        return turn.text
+    return f"{IMAGE_TAG}\n{turn.text.replace(IMAGE_TAG, '').strip()}".strip()
+
+
+def _joined(
+    texts: list[str], ids: list[list[int]], offsets: list[list[tuple[int, int]]], bos: int | None
+) -> tuple[list[int], list[tuple[int, int]]]:
+    joined: list[int] = []
+    places: list[tuple[int, int]] = []
+    base = 0
+    for index, text in enumerate(texts):
+        skip = int(index > 0 and bool(ids[index]) and ids[index][0] == bos)
+        if index > 0:
+            joined.append(IMAGE_ID)
+            places.append((base, base + len(IMAGE_TAG)))
+            base += len(IMAGE_TAG)
+        joined += ids[index][skip:]
+        places += [(base + start, base + stop) for start, stop in offsets[index][skip:]]
+        base += len(text)
+    return joined, places
