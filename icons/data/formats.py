@@ -99,13 +99,14 @@ class ChatFormat:
     render_messages: Render | None
     image_token_id: int | None
     placeholder: str | None  # what the template writes for an image
+    special_tokens: Sequence[str]  # one of them ends a turn
     pad_token_id: int
     max_length: int
     _ids_by_size: dict[tuple[int, int], list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     def render(self, conversation: Conversation) -> Prompt:
         assert self.render_messages is not None
-        return render_chat(conversation, self.render_messages, self.tokenizer.all_special_tokens, self.placeholder)
+        return render_chat(conversation, self.render_messages, self.special_tokens, self.placeholder)
 
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens]:
         return tokenise_chat(prompts, self.tokenizer, self.placeholder)

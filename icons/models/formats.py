@@ -62,7 +62,16 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
     if not reads_images(model_config):
         tokenizer = _tokenizer(folder)
         _require_template(folder, tokenizer.chat_template)
-        return ChatFormat(tokenizer, None, _render(tokenizer), None, None, _padding(tokenizer), config.max_length)
+        return ChatFormat(
+            tokenizer=tokenizer,
+            processor=None,
+            render_messages=_render(tokenizer),
+            image_token_id=None,
+            placeholder=None,
+            special_tokens=_special_tokens(tokenizer),
+            pad_token_id=_padding(tokenizer),
+            max_length=config.max_length,
+        )
     processor = _processor(folder, model_config.model_type)
     _require_template(folder, processor.chat_template)
     render = _render(processor)
@@ -72,6 +81,7 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
         render_messages=render,
         image_token_id=getattr(model_config, "image_token_id", None),
         placeholder=_placeholder(folder, processor, render),
+        special_tokens=_special_tokens(processor.tokenizer),
         pad_token_id=_padding(processor.tokenizer),
         max_length=config.max_length,
     )
@@ -169,6 +179,10 @@ def _require_same_ids(folder: Path, own: ChatFormat) -> None:
         raise UserError(
             f"model.base: the processor in {folder} joins text and image tokens in a way that is not supported"
         )
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    return [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
 def _padding(tokenizer: Any) -> int:
