@@ -115,7 +115,7 @@ def _processor(folder: Path, model_type: str) -> Any:
     So pixels are the same whatever is installed.
     """
     import transformers
-    from transformers import AutoImageProcessor
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     names = [PROCESSOR_MAPPING_NAMES.get(model_type)]
@@ -191,7 +191,7 @@ def _padding(tokenizer: Any) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _image_processor(folder: Path, pad: bool) -> Any:
