@@ -103,3 +103,12 @@ def test_shipped_configs_load() -> None:
     assert shipped
     for path in shipped:
         load_config(path)
+
+
+@pytest.mark.parametrize("name", ["llava_665k", "cambrian_7m", "vision_flan_186k"])
+def test_the_published_runs_have_ten_tasks_of_22_validation_sets(name: str) -> None:
+    config = load_config(Path(__file__).parents[1] / "configs" / f"{name}.yaml")
+    assert len(config.tasks) == 22
+    assert len(config.columns) == 10
+    assert len(config.columns["mme"]) == 13
+    assert (config.gradients.dim, config.selection.percent, config.gradients.checkpoints) == (5120, 20, [500])

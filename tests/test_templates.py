@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -90,6 +91,51 @@ def by_hand(record: dict[str, Any], tokenizer: Any) -> tuple[list[int], list[int
 def test_labels_agree_with_an_independent_implementation(record: dict[str, Any], tokenizer: Any) -> None:
     (tokens,) = encode([record], tokenizer)
     assert (tokens.ids, tokens.labels) == by_hand(record, tokenizer)
+
+
+WORDS = [
+    "red",
+    "Circle",
+    "a",
+    "3.5",
+    "naïve",
+    "猫",
+    "🐱",
+    "x=1;",
+    "USER",
+    "don't",
+    "ASSISTANT",
+    "<s",
+    "%%",
+    "\t",
+    "\u00a0",
+]
+
+
+def random_talk(rng: Random) -> dict[str, Any]:
+    def text() -> str:
+        return "".join(
+            rng.choice(WORDS) + rng.choice([" ", " ", "  ", "\n", "\n\n", ", "]) for _ in range(rng.randint(1, 12))
+        )
+
+    texts = [text() for _ in range(2 * rng.randint(1, 4))]
+    if rng.random() < 0.6:
+        shown = 2 * rng.randrange(len(texts) // 2)
+        at = rng.choice([0, len(texts[shown])])
+        texts[shown] = texts[shown][:at] + rng.choice(["<image>", "<image>\n", "\n<image>"]) + texts[shown][at:]
+        return talk(*texts, image="a.png")
+    return talk(*texts)
+
+
+@pytest.mark.parametrize("folder", ["tiny", "vectors"])
+def test_random_conversations_agree_with_an_independent_implementation(folder: str, tiny_model: Path) -> None:
+    if folder == "vectors" and not VECTORS.is_dir():
+        pytest.skip("LLaVA's own tokenizer is not at hand (../shared/data)")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model if folder == "tiny" else VECTORS / "tokenizer")
+    rng = Random(0)
+    records = [random_talk(rng) for _ in range(300)]
+    for record, tokens in zip(records, encode(records, tokenizer), strict=True):
+        assert (tokens.ids, tokens.labels) == by_hand(record, tokenizer), record
 
 
 def test_only_answers_and_their_end_are_predicted(tokenizer: Any) -> None:
