@@ -355,3 +355,15 @@ def test_gradients_do_not_depend_on_how_the_file_is_read(kind: Kind, project: Pr
     assert index_of(data).is_file()
     found, expected = (read_rows(run / "train_grads" / "final") for run in (project.run, finished.run))
     np.testing.assert_array_equal(found["grads"], expected["grads"])
+
+
+def test_the_benchmark_finds_what_an_index_saves(tmp_path: Path) -> None:
+    program = Path(__file__).parents[1] / "benchmarks" / "records.py"
+    options = ["--records", "20000", "--list-records", "0", "--no-first-batch", "--json", str(tmp_path / "r.json")]
+    done = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "r.json").read_text())["results"]
+    assert results["2000 records, JSON lines"]["index_bytes"] == 0
+    large = results["20000 records, JSON lines"]
+    assert large["index_bytes"] >= 8 * 20001
+    assert large["later_start"]["open_s"] < large["scan_every_time"]["open_s"]
