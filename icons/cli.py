@@ -86,6 +86,19 @@ def generalist(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="selected_indices.json, or LLaVA records.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The same of the other selection.")],
+    data: Annotated[Path | None, typer.Option(help="The training data, or a config that names it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show how far two selections agree, over all and by source and votes."""
+    from icons.stages.compare import compare as stage
+
+    stage(a, b, data, as_json)
+
+
+@app.command()
 def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """All stages in order, from the warm-up to the selection; finished ones are skipped."""
     from icons.pipeline import run as pipeline

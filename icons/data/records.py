@@ -1,21 +1,23 @@
 """Records of a LLaVA-format data file: one JSON list, or JSON lines.
 
-A JSON list is parsed once; of a JSON-lines file only the line offsets are kept, and a line is parsed when it is
-asked for.
+Of a large file only the records that are asked for are read, through its offset index (see `index`); a small JSON list
+is parsed at once.
 """
 
 from __future__ import annotations
 
 import json
-from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from icons.data.index import SMALL, offsets_in_memory, open_offsets
+from icons.data.open_file import OpenFile
 from icons.errors import BadRecordError, UserError
 
 
 class Records:
-    """Random access to the records of one data file.
+    """Random access to the records of one data file, in any thread and after a fork.
 
     Raises UserError when the file as a whole cannot be used: unreadable, empty, broken JSON (with the line), not a
     list. A single broken line of a JSON-lines file raises BadRecordError when that record is asked for.
@@ -24,23 +26,27 @@ class Records:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-            self._list = None if head.startswith(b"{") else self._parse_list()
-            self._offsets = self._scan_lines() if self._list is None else array("q")
-            if len(self._offsets) > 1:
-                self._refuse_one_object(head)
+            self._file = OpenFile.at(path)
+            head = self._file.read(0, 4096)
+            text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+            self._length, self._get = self._open_lines(text) if text.startswith(b"{") else self._open_list(head)
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        self._length = len(self._offsets) if self._list is None else len(self._list)
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
         if self._length == 0:
             raise UserError(f"{path}: holds no records")
+
+    def __reduce__(self) -> tuple[type[Records], tuple[Path]]:
+        return Records, (self.path,)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        record = self._line(row) if self._list is None else self._list[row]
+        row = range(self._length)[row]
+        try:
+            record = self._get(row)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
         if not isinstance(record, dict):
             raise BadRecordError(f"{self.where(row)}: expected an object, found {type(record).__name__}")
         return record
@@ -50,8 +56,46 @@ class Records:
         name = record.get("id") if isinstance(record, dict) else None
         return f"{self.path} row {row}" + (f" (id {name!r})" if name is not None else "")
 
-    def _parse_list(self) -> list[Any]:
-        content = self.path.read_bytes()
+    def _open_lines(self, head: bytes) -> tuple[int, Callable[[int], Any]]:
+        large = self._file.stat().st_size > SMALL
+        offsets = open_offsets(self.path, self._file, "lines") if large else offsets_in_memory(self._file, "lines")
+
+        def line(row: int) -> Any:
+            # Up to the next record there may be blank lines.
+            content = self._file.read(offsets[row], offsets[row + 1]).partition(b"\n")[0]
+            try:
+                return json.loads(content)
+            except (ValueError, RecursionError) as error:
+                number = sum(block.count(b"\n") for block in self._file.blocks(0, offsets[row])) + 1
+                raise BadRecordError(f"{self.path} line {number} (row {row}): broken JSON ({error})") from None
+
+        if len(offsets) > 2:
+            self._refuse_one_object(head)
+        return len(offsets) - 1, line
+
+    def _open_list(self, head: bytes) -> tuple[int, Callable[[int], Any]]:
+        if self._file.stat().st_size <= SMALL or b"\0" in head:  # zero bytes: UTF-16 or UTF-32, which is rare
+            return self._open_parsed()
+        try:
+            offsets = open_offsets(self.path, self._file, "list")
+        except (ValueError, RecursionError):
+            return self._open_parsed()  # which says what is wrong, and where
+        decode = json.JSONDecoder().raw_decode
+
+        def element(row: int) -> Any:
+            content = self._file.read(offsets[row], offsets[row + 1])
+            try:
+                return decode(content.decode("utf-8", "surrogatepass"))[0]
+            except ValueError as error:
+                raise UserError(f"{self.path}: changed since it was opened ({error}); run again") from None
+
+        return len(offsets) - 1, element
+
+    def _open_parsed(self) -> tuple[int, Callable[[int], Any]]:
+        records = self._parse_list(b"".join(self._file.blocks()))
+        return len(records), records.__getitem__
+
+    def _parse_list(self, content: bytes) -> list[Any]:
         if not content.strip():
             raise UserError(f"{self.path}: holds no records, it is empty")
         try:
@@ -71,26 +115,6 @@ class Records:
         first = head.splitlines()[0].strip() if head else b""
         if first in {b"{", b'{"'}:
             raise UserError(f"{self.path}: one JSON object over several lines; expected a list, or a record a line")
-
-    def _scan_lines(self) -> array[int]:
-        offsets, position = array("q"), 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if line.strip():
-                    offsets.append(position)
-                position += len(line)
-        return offsets
-
-    def _line(self, row: int) -> Any:
-        with self.path.open("rb") as file:
-            file.seek(self._offsets[row])
-            line = file.readline()
-            try:
-                return json.loads(line)
-            except (ValueError, RecursionError) as error:
-                file.seek(0)
-                number = file.read(self._offsets[row]).count(b"\n") + 1
-                raise BadRecordError(f"{self.path} line {number} (row {row}): broken JSON ({error})") from None
 
 
 def chunk_range(num_rows: int, num_chunks: int, chunk: int) -> tuple[int, int]:

@@ -1,12 +1,10 @@
-"""Files that are either whole or not there: written beside their place, flushed, renamed."""
+"""JSON and safetensors files, written whole or not at all; reading back names what is damaged."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +13,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from icons.atomic import write_bytes as write_bytes
+from icons.atomic import write_parts as write_parts
 from icons.errors import UserError
 
 Array = npt.NDArray[Any]
-
-
-def write_bytes(path: Path, *parts: bytes) -> None:
-    """Replaces `path` by the joined parts in one step."""
-    write_parts(path, parts)
-
-
-def write_parts(path: Path, parts: Iterable[bytes]) -> None:
-    """Replaces `path` in one step; after a crash it holds the old content or the new, never a piece.
-
-    The file gets the user's umask. A killed process leaves a `.*.tmp` beside `path`, which nothing reads.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say where
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def write_json(path: Path, value: Any) -> None:
