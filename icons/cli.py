@@ -164,6 +164,32 @@ def tiny_model(
     typer.echo(f"tiny-model: written to {folder}")
 
 
+@app.command()
+def assemble(
+    llm: Annotated[Path, typer.Option(metavar="DIR", help="Vicuna-7B-v1.5, or another Llama.", show_default=False)],
+    vision: Annotated[Path, typer.Option(metavar="DIR", help="CLIP ViT-L/14-336.", show_default=False)],
+    projector: Annotated[Path, typer.Option(metavar="FILE", help="LLaVA's mm_projector.bin.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+) -> None:
+    """Put LLaVA before instruction tuning together from its published parts, as one Hugging Face folder."""
+    from icons.models.assemble import assemble_llava
+
+    assemble_llava(llm, vision, projector, out)
+    typer.echo(f"assemble: written to {out}")
+
+
+@app.command()
+def import_adapter(
+    llava: Annotated[Path, typer.Argument(metavar="LLAVA_DIR", help="The folder of LLaVA's code.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="PEFT folder to write.", show_default=False)],
+) -> None:
+    """Convert an adapter that the original LLaVA code trained, with its projector, to PEFT's format."""
+    from icons.models.llava_adapter import import_llava_adapter
+
+    count = import_llava_adapter(llava, out)
+    typer.echo(f"import-adapter: {count} tensors written to {out}; name it in model.adapter")
+
+
 def _run_stage(path: Path, overrides: list[str] | None, stage: Callable[[Config], None]) -> None:
     """One stage, and when it is done the config as resolved beside its results.
 

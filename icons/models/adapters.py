@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
+from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,6 @@ def lora_parameters(folder: Path, config: LoraConfig) -> int:
     return sum(config.r * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def linear_layers(folder: Path) -> list[str]:
-    """Names of the linear layers of the language model, from the model's config alone."""
-    return list(language_linears(meta_model(folder)))
-
-
 def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
     """The linear layers of the language model that `target_modules` names, or all of them; a UserError when none."""
     linear = language_linears(base)
@@ -56,10 +53,15 @@ def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
 
 
 def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageModel:
-    """The adapter of a PEFT folder, frozen; a UserError when its tensors are not exactly those of the model."""
+    """The adapter of a PEFT folder, frozen; with it the projector, where the folder holds a trained one.
+
+    Raises UserError when its tensors are not exactly those of the model.
+    """
     from peft import PeftModel
 
     stored = adapter_shapes(folder)
+    if _is_original_llava(stored, model.base):
+        raise UserError(_convert_first(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of keys that do not fit: checked below, and an error
         try:
@@ -75,7 +77,9 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
             f"adapter {folder} has {len(outside)} LoRA layers outside the language model (the first is {outside[0]}); "
             "gradients are taken of the language model's alone"
         )
+    whole = _whole_modules(peft)
     expected = {name: tuple(parameter.shape) for pair in pairs for name, parameter in pair.tensors}
+    expected |= {name: tuple(parameter.shape) for name, parameter in whole.items()}
     strangers, absent = sorted(stored.keys() - expected.keys()), sorted(expected.keys() - stored.keys())
     if strangers or absent:
         example = f"unknown to the model: {strangers[0]}" if strangers else f"not in the adapter: {absent[0]}"
@@ -84,12 +88,16 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
     for name, shape in stored.items():
         if shape != expected[name]:
             raise UserError(f"adapter {folder} does not fit the model: {name} is {shape}, expected {expected[name]}")
+    for parameter in whole.values():  # trained in float32, used beside layers of the model's own dtype
+        parameter.data = parameter.data.to(model.base.dtype)
     return loaded
 
 
 def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors in a PEFT adapter folder, from the file's header."""
     path = folder / "adapter_model.safetensors"
+    if (folder / "non_lora_trainables.bin").is_file():
+        raise UserError(_convert_first(folder))
     if not path.is_file() or not (folder / "adapter_config.json").is_file():
         raise UserError(f"adapter {folder} has no adapter_model.safetensors and adapter_config.json (PEFT format)")
     try:
@@ -98,6 +106,50 @@ def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"adapter {path} cannot be read ({error})") from None
+
+
+def lora_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many LoRA parameters an adapter's tensors hold; a projector trained beside them does not count."""
+    return sum(prod(shape) for name, shape in shapes.items() if ".lora_" in name)
+
+
+def strange_tensors(model: Path, adapter: Path) -> list[str]:
+    """Names in an adapter folder that fit no layer of a model folder; from the config and the file's header alone.
+
+    Raises UserError for an adapter of the original LLaVA code.
+    """
+    shapes, base = adapter_shapes(adapter), meta_model(model)
+    if _is_original_llava(shapes, base):
+        raise UserError(_convert_first(adapter))
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    whole = [f".{name}." for name in settings.get("modules_to_save") or ()]
+    known = {f"base_model.model.{name}.lora_{kind}.weight" for name in language_linears(base) for kind in "AB"}
+    known |= {f"base_model.model.{n}" for n, _ in base.named_parameters() if any(part in f".{n}" for part in whole)}
+    return sorted(shapes.keys() - known)
+
+
+def _is_original_llava(names: Iterable[str], base: Any) -> bool:
+    """Whether an adapter's names are those of LLaVA's own code, whose language model has no name within the model."""
+    return language_model_name(base) != "model" and any(n.startswith("base_model.model.model.layers.") for n in names)
+
+
+def _convert_first(folder: Path) -> str:
+    return (
+        f"adapter {folder} was trained by the original LLaVA code and does not fit a Hugging Face model as it is; "
+        f"convert it: icons import-adapter {folder} OUT"
+    )
+
+
+def _whole_modules(peft: nn.Module) -> dict[str, nn.Parameter]:
+    """Name in the adapter file -> parameter of the modules that the adapter replaces as a whole."""
+    from peft.utils import ModulesToSaveWrapper
+
+    return {
+        f"{name}.{own}": parameter
+        for name, module in peft.named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+        for own, parameter in module.modules_to_save[module.active_adapters[0]].named_parameters()
+    }
 
 
 def adam_moments(
@@ -111,7 +163,7 @@ def adam_moments(
     path = folder / "optimizer.pt"
     try:
         found = torch.load(path, map_location=model.device, weights_only=True)
-        numbers = [number for group in found["param_groups"] for number in group["params"]]
+        numbers = found["param_groups"][0]["params"]  # the LoRA tensors; a projector is in a group of its own
         states = [found["state"][number] for number in numbers]
         (beta1, beta2), eps = found["param_groups"][0]["betas"], found["param_groups"][0]["eps"]
     except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:

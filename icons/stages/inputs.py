@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import prod
 from pathlib import Path
 
 from icons.config import Config
@@ -64,7 +63,7 @@ def val_type(train_type: str) -> str:
 def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
     """Everything but gradient type and data that decides a row at a checkpoint."""
     from icons.gradients.projection import make_projector
-    from icons.models.adapters import adapter_shapes
+    from icons.models.adapters import adapter_shapes, lora_size
     from icons.models.loading import model_folder
 
     folder = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
@@ -72,7 +71,7 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
         steps = "" if checkpoint == "final" else f", and warmup.save_steps must divide {checkpoint}"
         raise UserError(f"no adapter {folder}; run `icons warmup` first or set model.adapter{steps}")
     gradients, exact = config.gradients, config.gradients.projection == "none"
-    require_dim(config, sum(prod(shape) for shape in adapter_shapes(folder).values()))
+    require_dim(config, lora_size(adapter_shapes(folder)))
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     projector = None if exact else make_projector(gradients.projection, gradients.dim, gradients.seed)
     return {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
-from math import prod
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -17,7 +15,7 @@ from icons.data.formats import InputFormat
 from icons.data.records import Records
 from icons.data.samples import DataSource
 from icons.errors import UserError
-from icons.models.adapters import adapter_shapes, linear_layers, lora_parameters
+from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, strange_tensors
 from icons.models.formats import input_format
 from icons.models.loading import model_folder
 from icons.progress import Progress, say
@@ -87,25 +85,16 @@ def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
     if config.model.adapter is not None and config.model.adapter.is_dir():
         for checkpoint in config.gradients.checkpoints:
             try:
-                shapes = adapter_shapes(RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter))
-                require_dim(config, sum(prod(shape) for shape in shapes.values()))
-                problems += _strange_tensors(folder_of_model, shapes)
+                adapter = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
+                require_dim(config, lora_size(adapter_shapes(adapter)))
+                strange = strange_tensors(folder_of_model, adapter) if folder_of_model else []
+                if strange:
+                    problems.append(
+                        f"model.adapter: {len(strange)} tensors fit no layer of the model, the first is {strange[0]}"
+                    )
             except UserError as error:
                 problems.append(str(error))
     return inputs, problems
-
-
-def _strange_tensors(model: Path | None, shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """Adapter tensors that belong to no linear layer of the model (nothing when the model itself is at fault)."""
-    if model is None:
-        return []
-    layers = {f"base_model.model.{name}" for name in linear_layers(model)}
-    strange = sorted(name for name in shapes if re.sub(r"\.lora_[AB]\.weight$", "", name) not in layers)
-    return (
-        [f"model.adapter: {len(strange)} tensors fit no layer of the model, the first is {strange[0]}"]
-        if strange
-        else []
-    )
 
 
 def _unreadable_weights(folder: Path) -> list[str]:
