@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from icons.config import Config
@@ -100,7 +101,7 @@ def read_indices(path: Path) -> tuple[list[int], int | None]:
         if type(index) is not int or index < 0:
             raise UserError(f"{path}: {index!r} is no row number; expected whole numbers from 0")
     ordered = sorted(indices)
-    for first, second in zip(ordered, ordered[1:], strict=False):
+    for first, second in pairwise(ordered):
         if first == second:
             raise UserError(f"{path}: index {first} stands twice; each record is trained on once an epoch")
     return ordered, num_train if type(num_train) is int else None

@@ -47,8 +47,9 @@ class PackedSamples(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        span = slice(self._ends[index], self._ends[index + 1])
-        return replace(self.heads[index], tokens=Tokens(self._ids[span].tolist(), self._labels[span].tolist()))
+        position = range(len(self))[index]
+        span = slice(self._ends[position], self._ends[position + 1])
+        return replace(self.heads[position], tokens=Tokens(self._ids[span].tolist(), self._labels[span].tolist()))
 
 
 def pack_samples(

@@ -63,7 +63,9 @@ class Processes:
         if self.count > 1:
             from accelerate import PartialState
 
-            PartialState().destroy_process_group()
+            state = PartialState()
+            state.wait_for_everyone()  # gloo aborts the process whose peers are gone before it has ended
+            state.destroy_process_group()
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
@@ -85,8 +87,9 @@ class Processes:
         except UserError as error:
             problem = str(error)
         problems = [found for found in dict.fromkeys(self.gather(problem)) if found is not None]
-        if problems and self.main:
-            raise UserError("\n".join(problems))
         if problems:
+            self.part()
+            if self.main:
+                raise UserError("\n".join(problems))
             sys.exit(2)
         return result

@@ -84,7 +84,7 @@ def fine_tune(
         data_collator=samples.collate,
         optimizers=(_optimizer(model, recipe), None),
     )
-    trainer.sampler = sampler
+    trainer.sampler, trainer.beside = sampler, _beside_the_lora(model)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     log = TrainingLog(folder, reached) if processes.main else None
@@ -114,7 +114,7 @@ def _arguments(folder: Path, recipe: Recipe, processes: Processes) -> TrainingAr
         dataloader_num_workers=0 if recipe.on_cpu else min(8, max(1, (os.cpu_count() or 1) // processes.count)),
         dataloader_pin_memory=not recipe.on_cpu,
         remove_unused_columns=False,
-        ddp_find_unused_parameters=True,  # a step of text alone leaves the projector out
+        ddp_find_unused_parameters=False,
         report_to=[],
         disable_tqdm=True,
     )
@@ -125,13 +125,19 @@ def _arguments(folder: Path, recipe: Recipe, processes: Processes) -> TrainingAr
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW without decay. First group: the LoRA, in the order of the model's parameters; second: the projector."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    beside = [parameter for name, parameter in trained if ".modules_to_save." in name]
-    first = [parameter for name, parameter in trained if ".modules_to_save." not in name]
+    beside = _beside_the_lora(model)
+    own = {id(parameter) for parameter in beside}
+    first = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
     groups: list[dict[str, Any]] = [{"params": first, "lr": recipe.learning_rate}]
     if beside:
         groups.append({"params": beside, "lr": recipe.projector_learning_rate or recipe.learning_rate})
     return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+
+
+def _beside_the_lora(model: nn.Module) -> list[nn.Parameter]:
+    """What PEFT trains in full: the projector, or nothing."""
+    named = model.named_parameters()
+    return [parameter for name, parameter in named if parameter.requires_grad and ".modules_to_save." in name]
 
 
 def _checkpointing(on_cpu: bool) -> dict[str, Any]:
@@ -143,6 +149,7 @@ def _checkpointing(on_cpu: bool) -> dict[str, Any]:
 
 class _Trainer(Trainer):  # type: ignore[misc]
     sampler: GroupedSampler
+    beside: list[nn.Parameter]
     seen_samples = seen_tokens = 0  # by this process since the last line of the log
 
     def get_train_dataloader(self) -> Any:
@@ -160,15 +167,16 @@ class _Trainer(Trainer):  # type: ignore[misc]
         rows = inputs.pop("rows")
         self.seen_samples += len(rows)
         self.seen_tokens = self.seen_tokens + inputs["attention_mask"].sum()
-        result = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
             path = self.train_dataset.source.records.path
             raise UserError(
                 f"{path} rows {', '.join(map(str, rows.tolist()))}: the loss of this training batch is not a finite "
                 "number; check the weights for NaN"
             )
-        return result
+        # Text alone leaves the projector out: its gradient is then zero, as in LLaVA's own code, and not missing,
+        # which other processes that have images would wait for.
+        return loss + 0.0 * sum(parameter.sum() for parameter in self.beside)
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
@@ -206,6 +214,8 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             return
         folder = Path(args.output_dir)
         checkpoint = folder / f"checkpoint-{state.global_step}"
+        for path in checkpoint.glob("*.safetensors"):  # made for the owner alone
+            path.chmod((checkpoint / "trainer_state.json").stat().st_mode)
         for path in [*checkpoint.iterdir(), checkpoint]:
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
