@@ -210,6 +210,7 @@ def test_a_run_killed_behind_its_last_step_only_finishes(tuning: Project) -> Non
     (folder / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
     assert "3 steps on 48 records" in tune(tuning, "--set", "finetune.max_steps=3")
     assert not (folder / "checkpoint-4").exists()
+    assert log(tuning, "rows")[-1]["step"] == 3
     assert all(np.array_equal(expected[name], tensor) for name, tensor in adapter(tuning, "rows").items())
 
 

@@ -92,6 +92,7 @@ def test_the_loss_falls(project: Project) -> None:
     state = json.loads((project.run / "warmup" / "final" / "trainer_state.json").read_text())
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     assert losses[-1] < losses[0] - 1
+    assert state["log_history"][-1]["step"] == 30
 
 
 def test_other_settings_are_refused_not_mixed(copy_of_finished: Project) -> None:

@@ -1,7 +1,7 @@
 """Many samples in little memory: ids and labels in two flat arrays instead of Python lists.
 
-As lists, the 1,200 or so tokens of a LLaVA sample take about 25 KB, and every process that decodes images would get a
-copy of its own as soon as it touches them; as int32 they take 10 KB and stay shared.
+As lists, 1,200 tokens (a LLaVA sample's) take 38 KB, and every process that decodes images would get a copy of its own
+as soon as it touches them; as int32 they take 10 KB and stay shared.
 """
 
 from __future__ import annotations

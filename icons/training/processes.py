@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from icons.config import ModelConfig
@@ -56,7 +57,8 @@ class Processes:
         if self.count > 1:
             from accelerate import PartialState
 
-            PartialState(cpu=on_cpu)
+            # Reading 665,000 records and images takes longer than the usual ten minutes.
+            PartialState(cpu=on_cpu, timeout=timedelta(hours=3))
 
     def part(self) -> None:
         """Ends the connection, so that the main process may go on alone."""

@@ -195,6 +195,8 @@ class _Report(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.advance(1)
+        if state.global_step == state.max_steps:
+            control.should_log = True  # the last line is of the end, whatever the interval
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs is None or "loss" not in logs:
