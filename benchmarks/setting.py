@@ -136,7 +136,7 @@ def _made_up(row: int, rng: Random, image: int, patches: int, vocab: int) -> Sam
     ids = [1, *[image] * patches, *text]
     labels = [*[IGNORE] * (len(ids) - len(text) // 3), *text[-(len(text) // 3) :]]
     tokens = Tokens(ids, labels)
-    return Sample(row=row, where=f"row {row}", tokens=tokens, images=(Path(f"{row}.png"),))
+    return Sample(row=row, where=f"row {row}", tokens=tokens, images=(Path(f"{row}.png"),), length=len(ids) - 1)
 
 
 def _with_lora(model: VisionLanguageModel, config: LoraConfig, b_std: float) -> VisionLanguageModel:

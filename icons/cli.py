@@ -34,7 +34,32 @@ def warmup(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train a LoRA adapter on a small random part of the data."""
     from icons.stages.warmup import warmup as stage
 
-    _run_stage(config, overrides, stage)
+    _run_stage(config, overrides, stage, several_processes=True)
+
+
+@app.command()
+def finetune(
+    config: ConfigFile,
+    indices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Train on these rows: a selection, or a JSON list.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="Train on all of the data.")] = False,
+    random_seed: Annotated[
+        int | None,
+        typer.Option("--random", metavar="SEED", min=0, help="Train on a random part as large as the selection."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The folder under finetune/; by default it tells the rows.")] = None,
+    merged: Annotated[bool, typer.Option("--merge", help="Also write the merged model, for evaluation.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Train a LoRA adapter and the projector on the selection (the final run)."""
+    from icons.stages.finetune import choose
+    from icons.stages.finetune import finetune as stage
+
+    def chosen(opened: Config) -> None:
+        stage(opened, choose(opened, indices, everything, random_seed), name, merged=merged)
+
+    _run_stage(config, overrides, chosen, several_processes=True)
 
 
 @app.command()
@@ -190,17 +215,25 @@ def import_adapter(
     typer.echo(f"import-adapter: {count} tensors written to {out}; name it in model.adapter")
 
 
-def _run_stage(path: Path, overrides: list[str] | None, stage: Callable[[Config], None]) -> None:
+def _run_stage(
+    path: Path, overrides: list[str] | None, stage: Callable[[Config], None], *, several_processes: bool = False
+) -> None:
     """One stage, and when it is done the config as resolved beside its results.
 
     Not before: a stage that refuses to mix must leave what describes the results alone; and never over the file that
-    the user gave.
+    the user gave. Of several processes the main one writes; a stage that cannot share its work refuses them.
     """
     from icons.store.files import write_bytes
     from icons.store.layout import RunFolder
+    from icons.training.processes import Processes
 
+    processes = Processes.from_environment()
+    if processes.count > 1 and not several_processes:
+        raise UserError("only `icons warmup` and `icons finetune` run in several processes; start this one plainly")
     config = _open(path, overrides)
     stage(config)
+    if not processes.main:
+        return
     resolved, target = dump_config(config).encode(), RunFolder(config.output_dir).config
     if target.resolve() != path.resolve() and not (target.is_file() and target.read_bytes() == resolved):
         write_bytes(target, resolved)

@@ -59,15 +59,27 @@ class TrainConfig(_Section):
     num_chunks: int = Field(1, ge=1, le=99999)
 
 
-class WarmupConfig(_Section):
-    fraction: float = Field(0.05, gt=0, le=1)
+class TrainingConfig(_Section):
+    """LLaVA-1.5's LoRA recipe (arXiv 2310.03744), shared by the warm-up and the final run."""
+
     epochs: int = Field(1, ge=1)
-    max_steps: int | None = Field(500, ge=1)  # null = as many as the epochs hold
+    max_steps: int | None = Field(None, ge=1)  # null = as many as the epochs hold
     learning_rate: float = Field(2.0e-4, gt=0)
+    projector_learning_rate: float | None = Field(2.0e-5, gt=0)  # null = the projector stays as it is
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1)  # of each process
+    gradient_accumulation: int = Field(1, ge=1)
     save_steps: int = Field(100, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+
+
+class WarmupConfig(TrainingConfig):
+    fraction: float = Field(0.05, gt=0, le=1)
+    max_steps: int | None = Field(500, ge=1)
+
+
+class FinetuneConfig(TrainingConfig):
+    save_steps: int = Field(500, ge=1)
 
 
 class TaskConfig(_Section):
@@ -113,6 +125,7 @@ class Config(_Section):
     model: ModelConfig
     train: TrainConfig
     warmup: WarmupConfig = WarmupConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     tasks: list[TaskConfig] = Field(min_length=1)
     gradients: GradientConfig = GradientConfig()
     influence: InfluenceConfig = InfluenceConfig()

@@ -23,11 +23,7 @@ class Sample:
     where: str  # file, row and record id, as messages about it begin
     tokens: Tokens
     images: tuple[Path, ...]
-
-    @property
-    def length(self) -> int:
-        """Positions the model has to see: all but the last label's own."""
-        return len(self.tokens.ids) - 1
+    length: int  # positions the model has to see: all but the last label's own
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class DataSource:
                 whole, ends = expand_images(tokens, ids, self.inputs.max_length)
                 used = up_to_last_label(whole)
                 shown = sum(end <= len(used.ids) for end in ends)
-                samples.append(Sample(row, where, used, images[:shown]))
+                samples.append(Sample(row, where, used, images[:shown], len(used.ids) - 1))
             except BadRecordError as error:
                 bad.append(BadRecord(row, f"{where}: {error}"))
         return samples, sorted(bad, key=lambda record: record.row)

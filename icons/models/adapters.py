@@ -21,22 +21,38 @@ from icons.models.parts import is_language, language_linears, language_model_nam
 from icons.models.vlm import VisionLanguageModel
 
 
-def attach_fresh_lora(model: VisionLanguageModel, config: LoraConfig) -> VisionLanguageModel:
-    """A new, trainable LoRA on `target_modules`, by default every linear layer of the language model."""
+def attach_fresh_lora(
+    model: VisionLanguageModel, config: LoraConfig, *, projector: str | None = None
+) -> VisionLanguageModel:
+    """A new, trainable LoRA on `target_modules`, by default every linear layer of the language model.
+
+    `projector`, a module path, is trained in full beside it and saved with the adapter (PEFT's `modules_to_save`).
+    All that is trained is float32, in a bfloat16 model too: steps of 2e-5 would be lost to bfloat16's rounding (PEFT
+    does this for LoRA alone). Such a model needs autocast in training.
+    """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
     targets = list(_lora_targets(model.base, config))
     # Full names: a suffix such as q_proj would match the vision tower too.
-    settings = PeftLoraConfig(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets)
+    settings = PeftLoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        modules_to_save=None if projector is None else [projector],
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         peft = get_peft_model(model.base, settings)
+    for parameter in peft.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     return VisionLanguageModel(peft, model.base, model.inputs, model.device)
 
 
 def lora_parameters(folder: Path, config: LoraConfig) -> int:
-    """How many parameters `attach_fresh_lora` would add, from the model's config alone; no weights are read."""
+    """How many LoRA parameters `attach_fresh_lora` would add, from the model's config alone; no weights are read."""
     layers = _lora_targets(meta_model(folder), config).values()
     return sum(config.r * (layer.in_features + layer.out_features) for layer in layers)
 

@@ -37,6 +37,9 @@ class RunFolder:
     def matrix(self, task: str) -> Path:
         return self.influence / task
 
+    def finetune(self, name: str) -> Path:
+        return self.root / "finetune" / name
+
     def selection(self, name: str) -> Path:
         return self.root / "selection" / name
 

@@ -1,4 +1,4 @@
-"""The samples a model is fine-tuned on: a seeded random part of a data file, collated for the Trainer."""
+"""The samples a model is fine-tuned on, collated for the Trainer; seeded random parts of a data file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from icons.errors import BadRecordError
 
 def random_part(num_rows: int, fraction: float, seed: int) -> list[int]:
     """Ascending rows of a seeded random part, at least one; the same on every machine."""
-    count = max(1, round(fraction * num_rows))
+    return random_rows(num_rows, max(1, round(fraction * num_rows)), seed)
+
+
+def random_rows(num_rows: int, count: int, seed: int) -> list[int]:
+    """`count` seeded random rows, ascending; the same on every machine."""
     lottery = np.random.PCG64(seed).random_raw(num_rows)
     return sorted(np.argsort(lottery, kind="stable")[:count].tolist())
 

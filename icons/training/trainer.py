@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from icons.errors import UserError
 from icons.progress import Progress
+from icons.training.log import TrainingLog
+from icons.training.packed import PackedSamples
+from icons.training.processes import Processes
+from icons.training.sampler import GroupedSampler
 from icons.training.samples import TrainingSamples
 
 WHOLE = "complete"  # written last into a checkpoint; a folder without it was cut off and does not count
@@ -22,7 +28,11 @@ WHOLE = "complete"  # written last into a checkpoint; a folder without it was cu
 
 @dataclass(frozen=True)
 class Recipe:
-    """LLaVA-1.5's LoRA recipe (cosine, warm-up ratio 0.03, learning rate 2e-4) unless the config says otherwise."""
+    """LLaVA-1.5's LoRA recipe (cosine, warm-up ratio 0.03, learning rate 2e-4) unless the config says otherwise.
+
+    `batch_size` is that of each process. `projector_learning_rate` is for what PEFT trains beside the LoRA; None: all
+    that asks for gradients has one rate. Of the checkpoints the newest `keep` stay, by default all.
+    """
 
     steps: int
     learning_rate: float
@@ -32,6 +42,9 @@ class Recipe:
     seed: int
     bf16: bool
     on_cpu: bool
+    projector_learning_rate: float | None = None
+    gradient_accumulation: int = 1
+    keep: int | None = None
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -40,22 +53,55 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
-def fine_tune(model: nn.Module, samples: TrainingSamples, folder: Path, recipe: Recipe, title: str = "warmup") -> float:
+def fine_tune(
+    model: nn.Module,
+    samples: TrainingSamples,
+    folder: Path,
+    recipe: Recipe,
+    title: str = "warmup",
+    processes: Processes | None = None,
+) -> float:
     """Trains the parameters that ask for gradients, from the newest whole checkpoint on; returns the last logged loss.
 
     Leaves checkpoint-<step>/ (adapter or model, optimizer, scheduler, random states) every `save_steps` and at the
-    end. Raises UserError naming the batch's rows when the loss is not finite.
+    end, log.jsonl and loss.png. Every one of `processes` calls this; the loss is known to the main one. Raises
+    UserError naming the batch's rows when the loss is not finite.
     """
+    processes = processes or Processes()
     done = checkpoints(folder)
-    for path in folder.glob("checkpoint-*"):
-        if path not in done:
-            shutil.rmtree(path)
+    if processes.main:
+        for path in folder.glob("checkpoint-*"):
+            if path not in done:
+                shutil.rmtree(path)
+    reached = int(done[-1].name.removeprefix("checkpoint-")) if done else 0
+    heads = samples.samples.heads if isinstance(samples.samples, PackedSamples) else samples.samples
+    step_size = recipe.batch_size * recipe.gradient_accumulation * processes.count
+    sampler = GroupedSampler(heads, step_size, recipe.seed)
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(folder, recipe, processes),
+        train_dataset=samples,
+        data_collator=samples.collate,
+        optimizers=(_optimizer(model, recipe), None),
+    )
+    trainer.sampler, trainer.beside = sampler, _beside_the_lora(model)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    log = TrainingLog(folder, reached) if processes.main else None
+    with Progress(title if processes.main else "", recipe.steps, reached, "steps") as progress:
+        trainer.add_callback(_Report(trainer, processes, progress, log, recipe.keep))
+        if reached < recipe.steps:  # else it was killed behind the last step, and the Trainer would make one more
+            trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    return float(log.entries[-1]["loss"]) if log else math.nan
+
+
+def _arguments(folder: Path, recipe: Recipe, processes: Processes) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
         per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
         learning_rate=recipe.learning_rate,
-        weight_decay=0.0,
         lr_scheduler_type="cosine",
         warmup_steps=recipe.warmup_ratio,
         bf16=recipe.bf16,
@@ -65,23 +111,33 @@ def fine_tune(model: nn.Module, samples: TrainingSamples, folder: Path, recipe: 
         logging_steps=max(1, min(10, recipe.steps // 10)),
         seed=recipe.seed,
         data_seed=recipe.seed,
-        dataloader_num_workers=0 if recipe.on_cpu else min(8, os.cpu_count() or 1),
+        dataloader_num_workers=0 if recipe.on_cpu else min(8, max(1, (os.cpu_count() or 1) // processes.count)),
         dataloader_pin_memory=not recipe.on_cpu,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         report_to=[],
         disable_tqdm=True,
     )
     # More GPUs would mean DataParallel and another batch size; several need `accelerate launch`.
     arguments._n_gpu = min(1, arguments.n_gpu)
-    trainer = _Trainer(model=model, args=arguments, train_dataset=samples, data_collator=samples.collate)
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    reached = int(done[-1].name.removeprefix("checkpoint-")) if done else 0
-    with Progress(title, recipe.steps, reached, "steps") as progress:
-        trainer.add_callback(_Report(progress))
-        trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return float(losses[-1]) if losses else math.nan
+    return arguments
+
+
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW without decay. First group: the LoRA, in the order of the model's parameters; second: the projector."""
+    beside = _beside_the_lora(model)
+    own = {id(parameter) for parameter in beside}
+    first = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
+    groups: list[dict[str, Any]] = [{"params": first, "lr": recipe.learning_rate}]
+    if beside:
+        groups.append({"params": beside, "lr": recipe.projector_learning_rate or recipe.learning_rate})
+    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+
+
+def _beside_the_lora(model: nn.Module) -> list[nn.Parameter]:
+    """What PEFT trains in full: the projector, or nothing."""
+    named = model.named_parameters()
+    return [parameter for name, parameter in named if parameter.requires_grad and ".modules_to_save." in name]
 
 
 def _checkpointing(on_cpu: bool) -> dict[str, Any]:
@@ -92,30 +148,82 @@ def _checkpointing(on_cpu: bool) -> dict[str, Any]:
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
+    sampler: GroupedSampler
+    beside: list[nn.Parameter]
+    seen_samples = seen_tokens = 0  # by this process since the last line of the log
+
+    def get_train_dataloader(self) -> Any:
+        loader = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=self.sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         rows = inputs.pop("rows")
-        result = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
+        self.seen_samples += len(rows)
+        self.seen_tokens = self.seen_tokens + inputs["attention_mask"].sum()
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
             path = self.train_dataset.source.records.path
             raise UserError(
                 f"{path} rows {', '.join(map(str, rows.tolist()))}: the loss of this training batch is not a finite "
                 "number; check the weights for NaN"
             )
-        return result
+        # Text alone leaves the projector out: its gradient is then zero, as in LLaVA's own code, and not missing,
+        # which other processes that have images would wait for.
+        return loss + 0.0 * sum(parameter.sum() for parameter in self.beside)
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    """Progress, the log, whole checkpoints; in every process, since some of it needs all of them."""
+
+    def __init__(
+        self, trainer: _Trainer, processes: Processes, progress: Progress, log: TrainingLog | None, keep: int | None
+    ) -> None:
+        self.trainer, self.processes, self.progress, self.log, self.keep = trainer, processes, progress, log, keep
+        self.since = time.monotonic()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # accelerate does not reach a sampler of several processes in an epoch that is begun in its middle.
+        steps_per_epoch = -(-len(self.trainer.sampler) // self.trainer.sampler.step_size)
+        self.trainer.sampler.set_epoch(state.global_step // steps_per_epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.advance(1)
+        if state.global_step == state.max_steps:
+            control.should_log = True  # the last line is of the end, whatever the interval
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        seen = self.processes.gather((int(self.trainer.seen_samples), int(self.trainer.seen_tokens)))
+        seconds, self.since = time.monotonic() - self.since, time.monotonic()
+        self.trainer.seen_samples = self.trainer.seen_tokens = 0
+        if self.log is not None:
+            entry = {"step": state.global_step} | {key: logs[key] for key in ("loss", "learning_rate", "epoch")}
+            entry["samples_per_second"] = round(sum(samples for samples, _ in seen) / seconds, 3)
+            entry["tokens_per_second"] = round(sum(tokens for _, tokens in seen) / seconds, 1)
+            self.log.add(entry)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.processes.gather(None)  # each has written its random state
+        if self.log is None:
+            return
+        folder = Path(args.output_dir)
+        checkpoint = folder / f"checkpoint-{state.global_step}"
+        for path in checkpoint.glob("*.safetensors"):  # made for the owner alone
+            path.chmod((checkpoint / "trainer_state.json").stat().st_mode)
         for path in [*checkpoint.iterdir(), checkpoint]:
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
         (checkpoint / WHOLE).touch()
+        for path in checkpoints(folder)[: -self.keep] if self.keep else []:
+            (path / WHOLE).unlink()
+            shutil.rmtree(path)
+        self.log.plot()

@@ -1,0 +1,33 @@
+"""An adapter folded into its base model: a plain Hugging Face folder, which needs no PEFT."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+from icons.config import ModelConfig
+from icons.models.loading import load_base, model_folder
+
+OWN_FILES = {"config.json", "generation_config.json"}  # save_pretrained writes them with the weights
+COPIED = {".json", ".jinja", ".model", ".txt"}
+
+
+def write_merged(config: ModelConfig, adapter: Path, target: Path) -> None:
+    """Writes the base model's weights plus the LoRA, and the trained projector if any, in the base's dtype.
+
+    Tokenizer and processor files are the base folder's own.
+    """
+    from peft import PeftModel
+
+    base = load_base(config).base
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        model = PeftModel.from_pretrained(base, adapter).merge_and_unload()
+    model.to(base.dtype).save_pretrained(target)
+    for path in model_folder(config.base).iterdir():
+        if path.suffix in COPIED and path.name not in OWN_FILES and not path.name.endswith(".index.json"):
+            shutil.copy(path, target / path.name)
+    # safetensors creates its files for the owner alone; give them the mode of their neighbours
+    for path in target.glob("*.safetensors"):
+        path.chmod((target / "config.json").stat().st_mode)
