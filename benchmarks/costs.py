@@ -1,0 +1,206 @@
+"""Disk, arithmetic and time of a run of LLaVA-1.5-7B's size, from counts of parameters, rows and operations.
+
+`python benchmarks/costs.py` prints the tables of docs/reproduce.md. Bytes are exact but for headers. Times on a GPU are
+the arithmetic over a rate of plain matrix products: a floor, which nothing has been measured against; `--ms` puts a
+measured time for one sample's gradient in its place. `--specialist` measures stage 1 on this machine's CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from setting import circumstances, describe
+from torch import nn
+
+from icons.config import LoraConfig
+from icons.models.parts import language_linears, projector_name
+from icons.selection.influence import influence_matrix, influence_scores
+from icons.store.files import write_tensors
+from icons.store.rows import Shard
+
+GB = 1e9
+DIM, SHARD_ROWS = 5120, 4096
+ROW_BYTES = {"rows": 8, "grads": 2 * DIM, "norms": 4, "losses": 4, "target_tokens": 4, "valid": 1}
+COLUMNS, TASKS = 10, 22  # of the score table; files of validation samples
+CHECKPOINTS, STEPS, BATCH = 5, 500, 16  # of the warm-up
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of LLaVA-1.5-7B as `icons assemble` writes it, with LoRA r 128 on the language model."""
+
+    model: int
+    vision: int
+    clip: int  # the whole published CLIP, of which the vision tower is a part
+    projector: int
+    linear: int  # what LoRA sits on
+    head: int
+    lora: int
+
+
+def counts() -> Counts:
+    from transformers import (
+        CLIPConfig,
+        CLIPModel,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
+
+    text = LlamaConfig(
+        vocab_size=32064, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=32, tie_word_embeddings=False,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, projection_dim=768, num_hidden_layers=24, num_attention_heads=16,
+        image_size=336, patch_size=14,
+    )  # fmt: skip
+    words = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text))
+        clip = CLIPModel(CLIPConfig(vision_config=vision.to_dict(), text_config=words, projection_dim=768))
+    layers, r = language_linears(model).values(), LoraConfig().r
+    vision_tower = next(module for name, module in model.named_modules() if name.endswith("vision_tower"))
+    return Counts(
+        model=_size(model),
+        vision=_size(vision_tower),
+        clip=_size(clip),
+        projector=_size(model.get_submodule(str(projector_name(model)))),
+        linear=sum(_size(layer) for layer in layers),
+        head=_size(model.lm_head),
+        lora=sum(r * (layer.in_features + layer.out_features) for layer in layers),
+    )
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def gradient_flop(own: Counts, tokens: int, answer: int) -> tuple[float, float]:
+    """Operations of one sample's loss and LoRA gradient, and of a training step's with its second forward pass.
+
+    Two for each parameter and token forward and, the base being frozen, two backward; LoRA takes six. Attention
+    [T, T] costs 4 T^2 h a layer forward and twice that backward. The vision tower only goes forward, on 577 positions.
+    """
+    layers, width = 32, 4096
+    language = 2 * (own.linear + own.lora) * tokens + 4 * tokens**2 * width * layers
+    vision = 2 * own.vision * 577 + 4 * 577**2 * 1024 * 24 + 2 * own.projector * 576
+    backward = 2 * own.linear * tokens + 4 * own.lora * tokens + 8 * tokens**2 * width * layers
+    head = 4 * own.head * answer
+    return language + vision + backward + head, 2 * language + vision + backward + head
+
+
+def disk(own: Counts, rows: int, data_bytes: float) -> list[tuple[str, str, float]]:
+    """What | how many bytes, in words | bytes."""
+    adapter = 4 * (own.lora + own.projector)
+    row = sum(ROW_BYTES.values())
+    return [
+        ("Vicuna-7B-v1.5", "language model, float16", 2 * (own.model - own.vision - own.projector)),
+        ("CLIP ViT-L/14-336", "all of CLIP, float32", 4 * own.clip),
+        ("mm_projector.bin", "projector, 2 bytes each", 2 * own.projector),
+        ("assembled model", "language model and projector float16, vision tower float32",
+         2 * own.model + 2 * own.vision),
+        ("a training checkpoint", "LoRA and projector float32, twice that for AdamW", 3 * adapter),
+        ("`warmup/`", f"{CHECKPOINTS} checkpoints and `final/`", (CHECKPOINTS + 1) * 3 * adapter),
+        ("`train_grads/`", f"{rows:,} rows of {row:,} bytes", rows * row),
+        ("`val_grads/`", "for each 1,000 validation samples", 1000 * row),
+        ("`influence/`, scores", f"{COLUMNS} and, shard by shard, {TASKS} float32 a row",
+         rows * (4 * COLUMNS + 1 + 4 * TASKS + 9)),
+        ("`influence/`, matrices", "float16, for each 1,000 validation samples (`influence.save_matrix`)",
+         rows * 1000 * 2),
+        ("`selection/`", "20% of the data file, votes", 0.2 * data_bytes + 3 * rows),
+        ("`finetune/<name>/`", "two checkpoints and `final/` without the optimizer", 7 * adapter),
+        ("`finetune/<name>/merged/`", "bfloat16", 2 * own.model),
+    ]  # fmt: skip
+
+
+def times(own: Counts, rows: int, options: argparse.Namespace) -> list[tuple[str, str, float]]:
+    """Stage | samples and time of each, in words | GPU hours."""
+    gradient, step = gradient_flop(own, options.tokens, options.answer)
+    per_gradient = options.ms / 1000 if options.ms else gradient / (options.tflops * 1e12)
+    per_step = per_gradient * step / gradient
+    selected = int(0.2 * rows)
+    seconds = [
+        ("`warmup`", STEPS * BATCH, per_step),
+        ("`train-grads`", rows, per_gradient),
+        ("`val-grads`, each 1,000 samples", 1000, per_gradient),
+        ("`finetune`, 20%", selected, per_step),
+        ("`finetune --everything`", rows, per_step),
+    ]
+    return [(name, f"{count:,} x {each * 1000:.1f} ms", count * each / 3600) for name, count, each in seconds]
+
+
+def specialist_seconds(val_rows: int) -> tuple[float, float]:
+    """Seconds for one shard of SHARD_ROWS rows: scores alone, and with the matrix of `val_rows` columns."""
+    rng = np.random.default_rng(0)
+
+    def unit(rows: int) -> np.ndarray:
+        drawn = rng.standard_normal((rows, DIM), np.float32)
+        return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float16)
+
+    directions = unit(TASKS).astype(np.float32)
+    validation = unit(val_rows)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        written = write_tensors(folder / "shard", {"grads": unit(SHARD_ROWS)})
+        shard = Shard("shard", 0, SHARD_ROWS, written["bytes"], written["sha256"])
+        begin = time.perf_counter()
+        grads = shard.read(folder)["grads"].astype(np.float32)
+        influence_scores(grads, directions)
+        scored = time.perf_counter()
+        matrix = influence_matrix(grads, validation).astype(np.float16)
+        write_tensors(folder / "matrix", {"influence": matrix})
+        return scored - begin, time.perf_counter() - begin
+
+
+def size(number: float) -> str:
+    return f"{number / GB:,.1f} GB" if number >= 0.95 * GB else f"{number / 1e6:,.0f} MB"
+
+
+def hours(number: float) -> str:
+    return f"{number:.1f} h" if number >= 1 else f"{number * 60:.1f} min"
+
+
+def table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    rows = [head, tuple("---" for _ in head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=665_298, help="records of the training data")
+    parser.add_argument("--data-gb", type=float, default=1.03, help="size of the data file")
+    parser.add_argument("--tokens", type=int, default=700, help="mean length of a sample, image tokens counted in")
+    parser.add_argument("--answer", type=int, default=50, help="of these, predicted")
+    parser.add_argument("--tflops", type=float, default=790, help="10^12 operations a second of one GPU")
+    parser.add_argument("--ms", type=float, help="measured milliseconds of one sample's gradient, instead of the floor")
+    parser.add_argument("--specialist", action="store_true", help="measure stage 1 on this machine")
+    options = parser.parse_args()
+    own = counts()
+    gradient, step = gradient_flop(own, options.tokens, options.answer)
+    print(f"{own.model:,} parameters, {own.lora:,} of LoRA, {own.projector:,} of the projector")
+    print(f"{gradient / 1e12:.1f} TFLOP a gradient, {step / 1e12:.1f} TFLOP a sample in training\n")
+    kept = disk(own, options.rows, options.data_gb * GB)
+    print(table(("what", "made of", "disk"), [(name, how, size(number)) for name, how, number in kept]))
+    what = "measured" if options.ms else "floor"
+    print("\n" + table(("stage", f"samples x {what}", "one GPU"),
+                       [(name, how, hours(number)) for name, how, number in times(own, options.rows, options)]))  # fmt: skip
+    if options.specialist:
+        alone, with_matrix = specialist_seconds(1000)
+        shards = options.rows / SHARD_ROWS
+        print("\n" + describe(circumstances(torch.device("cpu"))))
+        print(
+            f"`specialist`: scores {alone * shards:.0f} s; with matrices of 1,000 validation samples "
+            f"{with_matrix * shards:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
