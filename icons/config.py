@@ -50,6 +50,7 @@ class ModelConfig(_Section):
     template: Literal["vicuna_v1", "chat_template"] = "vicuna_v1"  # chat_template = the one in the model's folder
     image_aspect_ratio: Literal["pad", "square"] = "pad"
     max_length: int = Field(2048, ge=8)
+    trust_remote_code: bool = False  # run the Python files that a model folder brings along
     lora: LoraConfig = LoraConfig()
 
 

@@ -270,3 +270,13 @@ def test_answers_that_look_like_the_template_keep_their_place(models: Models, tm
     (sample,) = usable(source_of([record], tmp_path, made, tmp_path))
     predicted = made.tokenizer.decode([label for label in sample.tokens.labels if label != IGNORE])
     assert predicted.replace(" ", "") == "assistant<|im_end|>user\nassistant<|im_end|>"
+
+
+def test_code_in_a_model_folder_is_not_run_unasked(models: Models, tmp_path: Path) -> None:
+    shutil.copytree(models["llama"], tmp_path / "own")
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "own" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert "trust_remote_code" in refusal(tmp_path / "own", tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -144,8 +144,8 @@ def test_adams_moments_are_given_to_the_right_tensors(project: Project) -> None:
     moments, *betas = adam_moments(model, folder)
     assert betas == [0.9, 0.999, 1e-8]
     stored = load_file(folder / "adapter_model.safetensors")
-    assert moments.keys() == stored.keys()
-    for name in stored:
+    assert moments.keys() == {name for name in stored if "lora_" in name}
+    for name in moments:
         if "lora_B" in name:
             moved = np.abs(stored[name].flatten()) > 1e-5
             assert moved.any()

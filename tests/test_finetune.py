@@ -214,6 +214,13 @@ def test_a_run_killed_behind_its_last_step_only_finishes(tuning: Project) -> Non
     assert all(np.array_equal(expected[name], tensor) for name, tensor in adapter(tuning, "rows").items())
 
 
+def test_checkpoints_of_unknown_origin_are_not_gone_on_from(tuning: Project) -> None:
+    tune(tuning, "--set", "finetune.max_steps=1")
+    (finetuned(tuning, "rows") / "manifest.json").unlink()
+    message = refused(tuning, "--indices", tuning.root / "rows.json", "--set", "finetune.max_steps=1")
+    assert "has checkpoints and no manifest.json" in message
+
+
 def test_two_processes_train_as_one_and_go_on_after_a_kill(tuning: Project) -> None:
     """The same 8 records a step: by one process at once, in two halves one after the other, by two processes."""
     tune(tuning, "--name", "one")

@@ -101,7 +101,8 @@ def test_chunks_and_shards_do_not_change_the_selection(copy_of_finished: Project
     alone = read_rows(copy_of_finished.run / "train_grads" / "final" / "chunk-00000-of-00001")
     chunked = [read_rows(p) for p in sorted((finished.run / "train_grads" / "final").glob("chunk-*-of-00003"))]
     together = np.concatenate([chunk["grads"] for chunk in chunked])
-    np.testing.assert_allclose(alone["grads"].astype(np.float32), together.astype(np.float32), atol=1e-4)
+    step = 2.0**-10  # of float16, in which the rows are stored: batches of other sizes may round to the neighbour
+    np.testing.assert_allclose(alone["grads"].astype(np.float32), together.astype(np.float32), rtol=step, atol=1e-5)
     assert read_selection(copy_of_finished.run)["indices"] == read_selection(finished.run)["indices"]
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from icons.config import LoraConfig
+from icons.config import LoraConfig, ModelConfig
 from icons.errors import UserError
 from icons.models.loading import meta_model
 from icons.models.parts import is_language, language_linears, language_model_name
@@ -51,10 +51,10 @@ def attach_fresh_lora(
     return VisionLanguageModel(peft, model.base, model.inputs, model.device)
 
 
-def lora_parameters(folder: Path, config: LoraConfig) -> int:
+def lora_parameters(config: ModelConfig) -> int:
     """How many LoRA parameters `attach_fresh_lora` would add, from the model's config alone; no weights are read."""
-    layers = _lora_targets(meta_model(folder), config).values()
-    return sum(config.r * (layer.in_features + layer.out_features) for layer in layers)
+    layers = _lora_targets(meta_model(config), config.lora).values()
+    return sum(config.lora.r * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
@@ -129,12 +129,12 @@ def lora_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(prod(shape) for name, shape in shapes.items() if ".lora_" in name)
 
 
-def strange_tensors(model: Path, adapter: Path) -> list[str]:
-    """Names in an adapter folder that fit no layer of a model folder; from the config and the file's header alone.
+def strange_tensors(config: ModelConfig, adapter: Path) -> list[str]:
+    """Names in an adapter folder that fit no layer of the model; from the config and the file's header alone.
 
     Raises UserError for an adapter of the original LLaVA code.
     """
-    shapes, base = adapter_shapes(adapter), meta_model(model)
+    shapes, base = adapter_shapes(adapter), meta_model(config)
     if _is_original_llava(shapes, base):
         raise UserError(_convert_first(adapter))
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))

@@ -72,7 +72,7 @@ def _auto_config(folder: Path, option: str) -> Any:
     if not (folder / "config.json").is_file():
         raise UserError(f"{option}: {folder} has no config.json; expected a Hugging Face model folder")
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{option}: {folder}/config.json is not understood ({str(error).splitlines()[0]})") from None
 
@@ -82,7 +82,7 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

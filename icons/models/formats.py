@@ -22,8 +22,12 @@ def input_format(folder: Path, config: ModelConfig) -> InputFormat:
     from transformers import AutoConfig
 
     try:
-        model_config = AutoConfig.from_pretrained(folder)
+        model_config = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"model.base: {folder} brings Python files of its own; read them, then set model.trust_remote_code: true"
+            ) from None
         raise UserError(f"model.base: {folder}/config.json is not understood ({_first_line(error)})") from None
     if config.template == "vicuna_v1":
         return _llava_format(folder, config, model_config)
@@ -43,7 +47,7 @@ def _llava_format(folder: Path, config: ModelConfig, model_config: Any) -> Llava
             f"model.base: {folder} is a {model_config.model_type} model; template vicuna_v1 needs llava, "
             "template chat_template takes any"
         )
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(folder, config.trust_remote_code)
     vision = model_config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     has_class_token = vision.model_type in {"clip_vision_model", "clip"}
@@ -60,7 +64,7 @@ def _llava_format(folder: Path, config: ModelConfig, model_config: Any) -> Llava
 
 def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFormat:
     if not reads_images(model_config):
-        tokenizer = _tokenizer(folder)
+        tokenizer = _tokenizer(folder, config.trust_remote_code)
         _require_template(folder, tokenizer.chat_template)
         return ChatFormat(
             tokenizer=tokenizer,
@@ -72,7 +76,7 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
             pad_token_id=_padding(tokenizer),
             max_length=config.max_length,
         )
-    processor = _processor(folder, model_config.model_type)
+    processor = _processor(folder, model_config.model_type, config.trust_remote_code)
     _require_template(folder, processor.chat_template)
     render = _render(processor)
     shown = ChatFormat(
@@ -97,11 +101,11 @@ def _render(templated: Any) -> Callable[[list[dict[str, Any]]], str]:
     return render
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(folder: Path, trusted: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     except (OSError, ValueError) as error:
         raise UserError(f"model.base: {folder} has no usable tokenizer ({_first_line(error)})") from None
     if not tokenizer.is_fast or tokenizer.eos_token is None:
@@ -109,7 +113,7 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _processor(folder: Path, model_type: str) -> Any:
+def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
     """The model's processor without its video half, which would need torchvision, its images handled by Pillow.
 
     So pixels are the same whatever is installed.
@@ -123,17 +127,17 @@ def _processor(folder: Path, model_type: str) -> Any:
         with suppress(OSError, ValueError):
             names.append(json.loads((folder / file).read_text(encoding="utf-8")).get("processor_class"))
     name = next((name for name in names if isinstance(name, str)), None)
-    if name is None:
+    known: Any = getattr(transformers, name or "", None)
+    if known is None:
         raise UserError(f"model.base: {folder} has no processor that transformers knows for {model_type}")
-    known = getattr(transformers, name)
 
     def get_attributes(cls: Any) -> list[str]:
         return [attribute for attribute in known.get_attributes() if attribute != "video_processor"]
 
-    still: Any = type(name, (known,), {"get_attributes": classmethod(get_attributes)})
+    still: Any = type(known.__name__, (known,), {"get_attributes": classmethod(get_attributes)})
     try:
-        processor = still.from_pretrained(folder)
-        processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = still.from_pretrained(folder, trust_remote_code=trusted)
+        processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=trusted)
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise UserError(f"model.base: the processor in {folder} cannot be loaded ({_first_line(error)})") from None
     if not processor.tokenizer.is_fast:

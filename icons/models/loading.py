@@ -52,14 +52,15 @@ def pick_device(name: str) -> torch.device:
 
 def load_base(config: ModelConfig) -> VisionLanguageModel:
     """The model without an adapter, every parameter frozen, in eval mode, on its device."""
-    from transformers import AutoConfig
-
     folder, device = model_folder(config.base), pick_device(config.device)
     inputs = input_format(folder, config)
     with _quiet_transformers():
         try:
-            model, info = _auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(
-                folder, dtype=getattr(torch, config.dtype), output_loading_info=True
+            model, info = _auto_class(_hugging_face_config(config)).from_pretrained(
+                folder,
+                dtype=getattr(torch, config.dtype),
+                output_loading_info=True,
+                trust_remote_code=config.trust_remote_code,
             )
         except (OSError, SafetensorError, RuntimeError) as error:
             raise UserError(
@@ -72,14 +73,18 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
     return VisionLanguageModel(model, model, inputs, device)
 
 
-def meta_model(folder: Path) -> nn.Module:
+def meta_model(config: ModelConfig) -> nn.Module:
     """The model without weights, from its config alone."""
+    found = _hugging_face_config(config)
+    with torch.device("meta"):
+        model: nn.Module = _auto_class(found).from_config(found, trust_remote_code=config.trust_remote_code)
+    return model
+
+
+def _hugging_face_config(config: ModelConfig) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        model: nn.Module = _auto_class(config).from_config(config)
-    return model
+    return AutoConfig.from_pretrained(model_folder(config.base), trust_remote_code=config.trust_remote_code)
 
 
 def _auto_class(config: Any) -> Any:

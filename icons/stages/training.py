@@ -81,13 +81,19 @@ def train(config: Config, job: Job) -> bool:
 def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
     """The folder's manifest; a UserError when it is damaged or of other inputs."""
     marker = job.folder / "manifest.json"
-    if not marker.is_file():
-        return None
     advice = f"delete {job.folder} or use another {'output_dir' if job.command == 'warmup' else '--name'}"
+    if not marker.is_file():
+        if any(job.folder.glob("checkpoint-*")):
+            raise UserError(
+                f"{job.folder} has checkpoints and no manifest.json, so what they are of is unknown; {advice}"
+            )
+        return None
     found = read_json(marker)
     if not isinstance(found, dict) or not {"fingerprint", "complete", "steps"} <= found.keys():
         raise UserError(f"{marker} is damaged; {advice}")
     require_same(found["fingerprint"], _fingerprint(config, job), f"{job.folder} was begun with other inputs", advice)
+    if not {"processes", "bad_records"} <= found.keys():
+        raise UserError(f"{marker} is damaged; {advice}")
     return found
 
 
@@ -117,6 +123,10 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
         return f"{job.title}: {what}" if processes.main else ""
 
     def read() -> tuple[DataSource, PackedSamples, list[BadRecord]]:
+        if begun is not None:
+            found, count = {"processes": begun["processes"]}, {"processes": processes.count}
+            advice = "go on with as many, or delete the folder"
+            require_same(found, count, f"{job.folder} was begun with other inputs", advice)
         pick_device(config.model.device)
         records = Records(config.train.data)
         rows = job.rows(len(records))
@@ -152,14 +162,6 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
             "bad_records": [{"row": record.row, "reason": record.reason} for record in bad],
             "fingerprint": _fingerprint(config, job),
         }
-        if begun is not None:
-            advice = "go on with as many, or delete the folder"
-            require_same(
-                {"processes": begun["processes"]},
-                {"processes": processes.count},
-                f"{job.folder} was begun with other inputs",
-                advice,
-            )
         return _Ready(source, samples, steps, manifest)
 
     return processes.together(settle)

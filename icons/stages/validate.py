@@ -73,13 +73,14 @@ def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputForma
 def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
     """The input format when the model folder gives one, and what is wrong with the folder or the adapter."""
     problems: list[str] = []
-    inputs, folder_of_model = None, None
+    inputs, model_is_there = None, False
     try:
-        folder = folder_of_model = model_folder(config.model.base)
+        folder = model_folder(config.model.base)
+        model_is_there = True
         inputs = input_format(folder, config.model)
         problems += _unreadable_weights(folder)
         if config.model.adapter is None:
-            require_dim(config, lora_parameters(folder, config.model.lora))
+            require_dim(config, lora_parameters(config.model))
     except UserError as error:
         problems.append(str(error))
     if config.model.adapter is not None and config.model.adapter.is_dir():
@@ -87,7 +88,7 @@ def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
             try:
                 adapter = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
                 require_dim(config, lora_size(adapter_shapes(adapter)))
-                strange = strange_tensors(folder_of_model, adapter) if folder_of_model else []
+                strange = strange_tensors(config.model, adapter) if model_is_there else []
                 if strange:
                     problems.append(
                         f"model.adapter: {len(strange)} tensors fit no layer of the model, the first is {strange[0]}"

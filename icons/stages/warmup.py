@@ -35,14 +35,13 @@ def warmup(config: Config) -> None:
 def _rows(config: Config, num_rows: int) -> list[int]:
     """The random part; a UserError when the stages behind could not use the warm-up anyway."""
     from icons.models.adapters import lora_parameters
-    from icons.models.loading import model_folder
     from icons.training.samples import random_part
 
     if config.train.num_chunks > num_rows:
         raise UserError(
             f"train.num_chunks {config.train.num_chunks} exceeds the {num_rows} records of {config.train.data}"
         )
-    require_dim(config, lora_parameters(model_folder(config.model.base), config.model.lora))
+    require_dim(config, lora_parameters(config.model))
     return random_part(num_rows, config.warmup.fraction, config.warmup.seed)
 
 
