@@ -101,7 +101,7 @@ def disk(own: Counts, rows: int, data_bytes: float) -> list[tuple[str, str, floa
     """What | how many bytes, in words | bytes."""
     adapter = 4 * (own.lora + own.projector)
     row = sum(ROW_BYTES.values())
-    return [
+    kept = [
         ("Vicuna-7B-v1.5", "language model, float16", 2 * (own.model - own.vision - own.projector)),
         ("CLIP ViT-L/14-336", "all of CLIP, float32", 4 * own.clip),
         ("mm_projector.bin", "projector, 2 bytes each", 2 * own.projector),
@@ -119,6 +119,9 @@ def disk(own: Counts, rows: int, data_bytes: float) -> list[tuple[str, str, floa
         ("`finetune/<name>/`", "two checkpoints and `final/` without the optimizer", 7 * adapter),
         ("`finetune/<name>/merged/`", "bfloat16", 2 * own.model),
     ]  # fmt: skip
+    once = sum(each for name, _, each in kept if name not in ("a training checkpoint", "`influence/`, matrices"))
+    more = 2 * sum(each for name, _, each in kept if name.startswith("`finetune/"))
+    return [*kept, ("together", "with three final runs; without images, data file and matrices", once + more)]
 
 
 def times(own: Counts, rows: int, options: argparse.Namespace) -> list[tuple[str, str, float]]:
@@ -189,9 +192,9 @@ def main() -> None:
     print(f"{gradient / 1e12:.1f} TFLOP a gradient, {step / 1e12:.1f} TFLOP a sample in training\n")
     kept = disk(own, options.rows, options.data_gb * GB)
     print(table(("what", "made of", "disk"), [(name, how, size(number)) for name, how, number in kept]))
-    what = "measured" if options.ms else "floor"
-    print("\n" + table(("stage", f"samples x {what}", "one GPU"),
-                       [(name, how, hours(number)) for name, how, number in times(own, options.rows, options)]))  # fmt: skip
+    head = ("stage", f"samples x {'measured' if options.ms else 'floor'}", "one GPU")
+    stages = times(own, options.rows, options)
+    print("\n" + table(head, [(name, how, hours(number)) for name, how, number in stages]))
     if options.specialist:
         alone, with_matrix = specialist_seconds(1000)
         shards = options.rows / SHARD_ROWS

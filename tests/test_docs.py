@@ -1,4 +1,4 @@
-"""The documents: docs/reproduce.md is run as written, on small stand-ins; commands and numbers named elsewhere exist."""
+"""The documents: docs/reproduce.md is run as written, on small stand-ins; the commands that others name exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer.main
 import yaml
@@ -27,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 REPRODUCE = ROOT / "docs" / "reproduce.md"
 RUN = "runs/llava-665k"
 ROWS = 40
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 # Blocks of docs/reproduce.md that are not run here begin with one of these lines; so often each.
 LEFT_OUT = {
@@ -188,25 +188,23 @@ def icons_commands() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("document", "line"), icons_commands())
 def test_commands_and_options_exist(document: str, line: str) -> None:
-    known = typer.main.get_command(app)
-    assert isinstance(known, click.Group) or hasattr(known, "commands")
     words = shlex.split(line)
-    command = known.commands.get(words[1])
+    command = COMMANDS.get(words[1])
     assert command is not None, f"{document}: {line}"
     options = {name for parameter in command.params for name in parameter.opts}
     assert [word for word in words if word.startswith("--") and word.partition("=")[0] not in options] == []
 
 
 def test_the_table_of_commands_is_complete() -> None:
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     rows = re.findall(r"^\| `([a-z-]+)([^`]*)` \|", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
-    listed = {name: set(re.findall(r"--[a-z]+", options)) for name, options in rows if name in known}
-    assert set(known) == set(listed)
+    listed = {name: set(re.findall(r"--[a-z]+", options)) for name, options in rows if name in COMMANDS}
+    assert set(COMMANDS) == set(listed)
     for name, options in listed.items():
-        assert options <= {option for parameter in known[name].params for option in parameter.opts}, name
+        assert options <= {option for parameter in COMMANDS[name].params for option in parameter.opts}, name
 
 
 def test_the_scripts_that_documents_name_exist() -> None:
     text = REPRODUCE.read_text() + (ROOT / "README.md").read_text()
-    named = set(re.findall(r"scripts/\w+\.sh", text))
+    named = set(re.findall(r"\bs?ba(?:sh|tch) (?:\./)?(scripts/\w+\.sh)", text))
+    assert len(named) >= 6
     assert {name for name in named if not (ROOT / name).is_file()} == set()
