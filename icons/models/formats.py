@@ -26,7 +26,7 @@ def input_format(folder: Path, config: ModelConfig) -> InputFormat:
     except (OSError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"model.base: {folder} brings Python files of its own; read them, then set model.trust_remote_code: true"
+                f"model.base: {folder} brings Python code of its own; read it, then set model.trust_remote_code: true"
             ) from None
         raise UserError(f"model.base: {folder}/config.json is not understood ({_first_line(error)})") from None
     if config.template == "vicuna_v1":
