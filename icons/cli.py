@@ -269,6 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Exits 0 when done, 2 with one clear line for a mistake of the user's, 1 with a traceback for anything else."""
     # Read when torch loads. Threads that spin while they wait made a shared two-core machine twelve times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when NumPy loads. Its products are made in threads of our own, which its threads would only hold up.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # The processes that decode images are forked after tokenising and tokenise nothing.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:

@@ -21,8 +21,7 @@ TieBreak = Literal["rank", "random", "index"]
 
 def thresholds(scores_NK: npt.NDArray[np.float32], valid_N: Bool, percent: float) -> Float64:
     """tau_k [K]: the (100 - percent)-th percentile (linear) of each task's scores over the valid rows, in float64."""
-    tau: Float64 = np.percentile(scores_NK[valid_N].astype(np.float64), 100 - percent, axis=0)
-    return tau
+    return np.array([np.percentile(column[valid_N].astype(np.float64), 100 - percent) for column in scores_NK.T])
 
 
 def cast_votes(scores_NK: npt.NDArray[np.float32], valid_N: Bool, tau_K: Float64) -> npt.NDArray[np.int16]:
@@ -38,13 +37,16 @@ def percentile_ranks(scores_NK: npt.NDArray[np.float32], valid_N: Bool) -> Float
     0 for invalid rows. Ranks are half-integers and their sum is exact, so equal means are equal bits.
     """
     count = int(valid_N.sum())
-    total = np.zeros(len(valid_N))
-    for column in scores_NK.T:
-        ordered = np.sort(column[valid_N])
-        below = np.searchsorted(ordered, column[valid_N], side="left")
-        upto = np.searchsorted(ordered, column[valid_N], side="right")
-        total[valid_N] += (below + upto + 1) / 2
-    ranks: Float64 = total / (count * scores_NK.shape[1])
+    total_V = np.zeros(count)
+    for column_N in scores_NK.T:
+        column_V = column_N[valid_N]
+        order_V = np.argsort(column_V)
+        ordered_V = column_V[order_V]
+        first = np.flatnonzero(np.r_[True, ordered_V[1:] != ordered_V[:-1]])  # where a class of equal scores begins
+        sizes = np.diff(np.r_[first, count])
+        total_V[order_V] += np.repeat(first + (sizes + 1) / 2, sizes)
+    ranks: Float64 = np.zeros(len(valid_N))
+    ranks[valid_N] = total_V / (count * scores_NK.shape[1])
     return ranks
 
 

@@ -6,30 +6,60 @@ unit rows that mean is g_i · mean_j g'_j, so scores need one vector per task.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Float32 = npt.NDArray[np.float32]
 
 
-def mean_direction(unit_MD: npt.NDArray[np.float16], valid_M: npt.NDArray[np.bool_]) -> Float32:
-    """Mean of the valid unit rows of a task's validation gradients: [d] float32. Raises ValueError without any."""
-    if not valid_M.any():
+BLOCK = 128
+"""Training rows converted at once: at d = 5120 as float32 they fit in a core's cache, so memory is read once."""
+
+
+def mean_direction(parts: Iterable[tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_]]]) -> Float32:
+    """Mean of the valid unit rows of a task's gradients, [d] float32, from parts (rows [M, d], valid [M]).
+
+    Raises ValueError without any.
+    """
+    count = 0
+    total: npt.NDArray[np.float64] | float = 0.0
+    for unit_MD, valid_M in parts:
+        for start in range(0, len(unit_MD), BLOCK):
+            here = valid_M[start : start + BLOCK]
+            total = total + unit_MD[start : start + BLOCK][here].sum(axis=0, dtype=np.float64)
+            count += int(here.sum())
+    if count == 0:
         raise ValueError("no valid validation row")
-    mean: Float32 = unit_MD[valid_M].astype(np.float32).mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+    return np.asarray(total / count, np.float32)
 
 
-def influence_scores(unit_ND: Float32, directions_TD: Float32) -> Float32:
-    """Scores [n, T]: mean cosine of each training row with each task's validation rows."""
-    return unit_ND @ directions_TD.T
+def influence_scores(unit_ND: npt.NDArray[np.float16], directions_TD: Float32) -> Float32:
+    """Scores [n, T]: mean cosine of each training row with each task's validation rows.
+
+    torch converts float16 some twenty times faster than NumPy does.
+    """
+    directions_DT = np.ascontiguousarray(directions_TD.T)
+    scores_NT = np.empty((len(unit_ND), len(directions_TD)), np.float32)
+    rows_ND, block_BD = torch.from_numpy(unit_ND), torch.empty(BLOCK, unit_ND.shape[1])
+    for start in range(0, len(unit_ND), BLOCK):
+        rows = rows_ND[start : start + BLOCK]
+        block_BD[: len(rows)].copy_(rows)
+        np.matmul(block_BD[: len(rows)].numpy(), directions_DT, out=scores_NT[start : start + len(rows)])
+    return scores_NT
 
 
-def influence_matrix(unit_ND: Float32, unit_MD: npt.NDArray[np.float16]) -> Float32:
+def influence_matrix(unit_ND: npt.NDArray[np.float16], unit_MD: npt.NDArray[np.float16]) -> Float32:
     """Cosines [n, M] of training with validation rows."""
-    return unit_ND @ unit_MD.astype(np.float32).T
+    return as_float32(unit_ND) @ as_float32(unit_MD).T
+
+
+def as_float32(rows: npt.NDArray[np.float16]) -> Float32:
+    """The same numbers as float32."""
+    converted: Float32 = torch.from_numpy(rows).float().numpy()
+    return converted
 
 
 def combine_groups(scores_NT: Float32, members: Sequence[Sequence[int]]) -> Float32:
