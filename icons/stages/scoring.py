@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,9 +22,12 @@ from icons.stages.directions import complete_task
 from icons.store.files import Array
 from icons.store.index import Index
 from icons.store.layout import RunFolder
+from icons.store.tensors import Memory
 
 T = TypeVar("T")
 MOST_THREADS = 8
+
+_of_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,12 @@ def score_shard(sources: list[Source], number: int, tasks: int, *, matrices: boo
 
     Raises UserError for a shard that is not as it was written, holds other rows, or numbers that are not finite.
     """
-    read = [_read_training_shard(source, number) for source in sources]
+    if not hasattr(_of_thread, "memories"):
+        _of_thread.memories = [Memory() for _ in sources]
+    read = [
+        _read_training_shard(source, number, memory)
+        for source, memory in zip(sources, _of_thread.memories, strict=True)
+    ]
     valid = np.logical_and.reduce([tensors["valid"] for tensors in read])
     scores: Float32 = np.zeros((len(valid), tasks), np.float32)
     for source, tensors in zip(sources, read, strict=True):
@@ -82,7 +91,7 @@ def score_shard(sources: list[Source], number: int, tasks: int, *, matrices: boo
         path = sources[0].index.path(sources[0].index.shards[number])
         raise UserError(f"{path} or its like holds numbers that are not finite; delete its chunk and compute it again")
     found = {name: _matrix(sources, read, name) for name in sources[0].tasks} if matrices else {}
-    return ShardScores(read[0]["rows"], scores, valid, found)
+    return ShardScores(read[0]["rows"].copy(), scores, valid, found)
 
 
 def in_order(work: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:
@@ -132,9 +141,9 @@ def _load_task(config: Config, checkpoint: int | str, name: str, keep_rows: bool
     return TaskRows(direction, folder, np.concatenate(kept) if kept else None)
 
 
-def _read_training_shard(source: Source, number: int) -> dict[str, Array]:
+def _read_training_shard(source: Source, number: int, memory: Memory) -> dict[str, Array]:
     shard = source.index.shards[number]
-    tensors = shard.read(source.index.folder, ["rows", "valid", "grads" if source.tasks else "scores"])
+    tensors = shard.read(source.index.folder, ["rows", "valid", "grads" if source.tasks else "scores"], memory)
     if not np.array_equal(tensors["rows"], np.arange(shard.start, shard.stop)):
         path = source.index.path(shard)
         raise UserError(f"{path} does not hold rows {shard.start} to {shard.stop - 1}; delete its chunk's folder")

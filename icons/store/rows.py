@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import load
-
 from icons.errors import UserError
 from icons.store.files import Array, read_json, write_json, write_tensors
 from icons.store.fingerprint import Fingerprint, require_same
+from icons.store.tensors import Memory, tensors_in
 
 FORMAT = 1
 
@@ -42,11 +41,14 @@ class Shard:
             "invalid": self.invalid,
         }
 
-    def read(self, folder: Path, names: list[str] | None = None) -> dict[str, Array]:
-        """Tensors of the file in `folder`; a UserError when its bytes are not those that were written."""
+    def read(self, folder: Path, names: list[str] | None = None, memory: Memory | None = None) -> dict[str, Array]:
+        """Tensors of the file in `folder`; a UserError when its bytes are not those that were written.
+
+        They lie in `memory`, where it is given, and are good until that reads the next file.
+        """
         path = folder / self.file
         try:
-            content = path.read_bytes()
+            content = (memory or Memory()).read(path)
         except OSError as error:
             raise UserError(
                 f"{path} cannot be read ({error.strerror}); compute its folder's missing shards again"
@@ -56,7 +58,7 @@ class Shard:
                 f"{path} is not as it was written (its SHA-256 differs from the manifest's); delete this file and run "
                 "the command that wrote it, then `icons merge`"
             )
-        tensors: dict[str, Array] = load(content)
+        tensors = tensors_in(content)
         return tensors if names is None else {name: tensors[name] for name in names}
 
     @classmethod
