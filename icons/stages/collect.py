@@ -49,7 +49,7 @@ def collect(extractor: Extractor, data: DataRange, writer: RowWriter) -> Manifes
     windows = list(writer.windows(extractor.config.gradients.shard_rows))
     written: Future[None] | None = None
     with (
-        Progress(data.title, data.stop - data.start, writer.manifest.next_row - data.start) as progress,
+        Progress(data.title, data.stop - data.start, writer.manifest.rows_done) as progress,
         ThreadPoolExecutor(1) as background,
         ThreadPoolExecutor(1) as ahead,
     ):

@@ -62,7 +62,7 @@ def _mean_unit_gradient(config: Config, checkpoint: int | str, task: str) -> dic
     folder = RunFolder(config.output_dir).task(checkpoint, task)
     count, sums = 0, dict[str, Array]()
     for shard in complete_task(config, checkpoint, task).shards:
-        tensors = shard.read(folder)
+        tensors = shard.read(folder, f"run `icons val-grads --task {task}`")
         count += int(tensors["valid"].sum())
         for key, total in tensors.items():
             if key.startswith(DIRECTION):

@@ -14,7 +14,7 @@ from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say
 from icons.selection.consensus import Int64, budget, cast_votes, most_voted, percentile_ranks, thresholds
-from icons.store.files import write_bytes, write_parts, write_tensors
+from icons.store.files import SEAL, read_sealed, seal, write_bytes, write_parts, write_tensors
 from icons.store.fingerprint import digest, file_digest
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores, read_scores
@@ -43,15 +43,12 @@ def generalist(config: Config) -> None:
 
 
 def _is_done(folder: Path, fingerprint: str) -> bool:
-    names = ("selected_indices.json", "selected_data.json", "votes.safetensors")
-    if not all((folder / name).is_file() for name in names):
-        return False
+    """Whether the selection of this fingerprint is there, every byte of its files as it was written."""
     try:
-        found: Any = json.loads((folder / names[0]).read_bytes())
-        sizes = found["bytes"]
-        whole = all((folder / name).stat().st_size == sizes[name] for name in names[1:])
+        found = read_sealed(folder / "selected_indices.json", "")
+        whole = all(file_digest(folder / name) == sha256 for name, sha256 in found["files"].items())
         return whole and bool(found["fingerprint"] == fingerprint)
-    except (ValueError, KeyError, TypeError):
+    except (UserError, OSError, AttributeError, KeyError):
         return False
 
 
@@ -84,7 +81,8 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
     target.unlink(missing_ok=True)
     write_parts(folder / "selected_data.json", _data_file(Records(config.train.data), selected))
     write_tensors(folder / "votes.safetensors", {"votes": votes})
-    head["bytes"] = {name: (folder / name).stat().st_size for name in ("selected_data.json", "votes.safetensors")}
+    head["files"] = {name: file_digest(folder / name) for name in ("selected_data.json", "votes.safetensors")}
+    head[SEAL] = seal(head | {"indices": selected.tolist()})
     body = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_bytes(target, f'{body},\n "indices": {json.dumps(selected.tolist())}\n}}\n'.encode())
     short = f" (only {len(selected)} rows are valid)" if len(selected) < count else ""

@@ -10,6 +10,7 @@ from icons.errors import UserError
 from icons.stages.directions import tasks_digest
 from icons.store.fingerprint import Fingerprint, digest, file_digest, model_digest
 from icons.store.layout import RunFolder
+from icons.store.whole import damaged
 
 EXACT_VERSION = 1
 LORA_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
@@ -70,6 +71,8 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
     if not folder.is_dir():
         steps = "" if checkpoint == "final" else f", and warmup.save_steps must divide {checkpoint}"
         raise UserError(f"no adapter {folder}; run `icons warmup` first or set model.adapter{steps}")
+    if config.model.adapter is None:
+        _require_as_trained(config, folder)
     gradients, exact = config.gradients, config.gradients.projection == "none"
     require_dim(config, lora_size(adapter_shapes(folder)))
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -87,6 +90,16 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
         "projection_seed": None if exact else gradients.seed,
         "projection_version": EXACT_VERSION if projector is None else projector.version,
     }
+
+
+def _require_as_trained(config: Config, folder: Path) -> None:
+    """Raises UserError when what gradients depend on in a warm-up's folder is no longer as the warm-up left it."""
+    needed = ["adapter_model.safetensors", "adapter_config.json"]
+    broken = damaged(folder, needed + (["optimizer.pt"] if config.gradients.type == "adam" else []))
+    if broken:
+        raise UserError(
+            f"{broken[0]} is damaged (not as the warm-up wrote it); delete {folder} and run `icons warmup` again"
+        )
 
 
 def _data(data: Path, num_rows: int) -> Fingerprint:

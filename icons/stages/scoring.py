@@ -20,7 +20,7 @@ from icons.selection.influence import Float32, influence_matrix, influence_score
 from icons.stages.checkpoints import checkpoint_weights
 from icons.stages.directions import complete_task
 from icons.store.files import Array
-from icons.store.index import Index
+from icons.store.index import Index, recompute
 from icons.store.layout import RunFolder
 from icons.store.tensors import Memory
 
@@ -127,7 +127,7 @@ def _load_task(config: Config, checkpoint: int | str, name: str, keep_rows: bool
 
     def parts() -> Iterator[tuple[Array, Array]]:
         for shard in complete_task(config, checkpoint, name).shards:
-            tensors = shard.read(folder, ["grads", "valid"])
+            tensors = shard.read(folder, f"run `icons val-grads --task {name}`", ["grads", "valid"])
             if keep_rows:
                 kept.append(tensors["grads"])
             yield tensors["grads"], tensors["valid"]
@@ -143,7 +143,9 @@ def _load_task(config: Config, checkpoint: int | str, name: str, keep_rows: bool
 
 def _read_training_shard(source: Source, number: int, memory: Memory) -> dict[str, Array]:
     shard = source.index.shards[number]
-    tensors = shard.read(source.index.folder, ["rows", "valid", "grads" if source.tasks else "scores"], memory)
+    tensors = shard.read(
+        source.index.folder, recompute(shard), ["rows", "valid", "grads" if source.tasks else "scores"], memory
+    )
     if not np.array_equal(tensors["rows"], np.arange(shard.start, shard.stop)):
         path = source.index.path(shard)
         raise UserError(f"{path} does not hold rows {shard.start} to {shard.stop - 1}; delete its chunk's folder")

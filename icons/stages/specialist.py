@@ -6,6 +6,7 @@ With several checkpoints the influence is their weighted sum (LESS, arXiv 2402.0
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from icons.store.fingerprint import Fingerprint, digest, require_same
 from icons.store.index import Index, read_index
 from icons.store.layout import RunFolder
 from icons.store.rows import RowWriter, Shard
-from icons.store.scores import Scores, read_scores_header, write_scores
+from icons.store.scores import Scores, is_written, write_scores
 
 if TYPE_CHECKING:
     from icons.stages.scoring import ShardScores
@@ -39,13 +40,13 @@ def specialist(config: Config) -> None:
     made_of = _fingerprint(config, indices)
     rows, shards = indices[0].num_rows, len(indices[0].shards)
     shape = f"{rows} rows x {len(config.columns)} tasks"
-    if read_scores_header(folder.scores).get("fingerprint") == digest(made_of) and _has_matrices(config, shards):
+    if is_written(folder.scores, digest(made_of)) and _has_matrices(config, range(shards)):
         say(f"specialist: {shape}, already done")
         return
     begin = time.monotonic()
     parts = folder.influence / "parts"
     writer = RowWriter(parts, 0, rows, made_of, restart=True)
-    if not _has_matrices(config, len(writer.manifest.shards)):
+    if not _has_matrices(config, _done(indices[0], writer)):
         (parts / "manifest.json").unlink()
         writer = RowWriter(parts, 0, rows, made_of)
     if not writer.manifest.shards:
@@ -61,10 +62,11 @@ def _score(config: Config, indices: list[Index], writer: RowWriter) -> None:
     from icons.stages.scoring import MOST_THREADS, in_order, load_sources, score_shard, torch_on_one_thread
 
     shards = indices[0].shards
-    missing = range(len(writer.manifest.shards), len(shards))
+    done = _done(indices[0], writer)
+    missing = [number for number in range(len(shards)) if number not in done]
     matrices = config.influence.save_matrix and config.gradients.projection != "none"
     threads = min(MOST_THREADS, cores(), max(1, len(missing)))
-    with torch_on_one_thread(), Progress("specialist", writer.manifest.stop, writer.manifest.next_row, "rows") as bar:
+    with torch_on_one_thread(), Progress("specialist", writer.manifest.stop, writer.manifest.rows_done, "rows") as bar:
         sources = load_sources(config, indices, matrices=matrices)
 
         def work(number: int) -> ShardScores:
@@ -77,12 +79,18 @@ def _score(config: Config, indices: list[Index], writer: RowWriter) -> None:
             bar.advance(shards[number].stop - shards[number].start)
 
 
-def _has_matrices(config: Config, shards: int) -> bool:
-    """Whether the matrices of the first `shards` training shards are there, or none are wanted."""
+def _done(index: Index, writer: RowWriter) -> list[int]:
+    """Numbers of the training shards that are scored."""
+    written = {shard.start for shard in writer.manifest.shards}
+    return [number for number, shard in enumerate(index.shards) if shard.start in written]
+
+
+def _has_matrices(config: Config, shards: Iterable[int]) -> bool:
+    """Whether the matrices of these training shards are there, or none are wanted."""
     if not config.influence.save_matrix or config.gradients.projection == "none":
         return True
     folders = [RunFolder(config.output_dir).matrix(task.name) for task in config.tasks]
-    return all((folder / matrix_file(n)).is_file() for folder in folders for n in range(shards))
+    return all((folder / matrix_file(n)).is_file() for folder in folders for n in shards)
 
 
 def matrix_file(number: int) -> str:
@@ -143,7 +151,7 @@ def _gather(config: Config, writer: RowWriter, fingerprint: str, data: str) -> S
     scores = np.empty((manifest.stop, len(members)), np.float32)
     valid = np.empty(manifest.stop, np.bool_)
     for shard in manifest.shards:
-        part = shard.read(writer.folder, ["scores", "valid"])
+        part = shard.read(writer.folder, "run `icons specialist` again", ["scores", "valid"])
         scores[shard.start : shard.stop] = combine_groups(part["scores"], members)
         valid[shard.start : shard.stop] = part["valid"]
     return Scores(scores, valid, list(config.columns), fingerprint, data)

@@ -85,7 +85,7 @@ def _rows(stage: str, name: str, folder: Path) -> Piece:
         return Piece(stage, name, "damaged", str(error))
     if manifest is None:
         return Piece(stage, name, "missing")
-    finished = manifest.next_row - manifest.start
+    finished = manifest.rows_done
     invalid = sum(shard.invalid for shard in manifest.shards)
     detail = f"{finished} of {manifest.stop - manifest.start} rows" + (f", {invalid} invalid" if invalid else "")
     if manifest.seconds > 0:

@@ -18,7 +18,7 @@ from icons.config import Config, TrainingConfig
 from icons.data.records import Records
 from icons.errors import BadRecordError, UserError
 from icons.progress import say
-from icons.store.files import read_json, write_json
+from icons.store.files import read_sealed, write_sealed
 from icons.store.fingerprint import Fingerprint, file_digest, model_digest, require_same
 from icons.store.lock import only_one_process
 from icons.training.processes import Processes
@@ -88,9 +88,7 @@ def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
                 f"{job.folder} has checkpoints and no manifest.json, so what they are of is unknown; {advice}"
             )
         return None
-    found = read_json(marker)
-    if not isinstance(found, dict) or not {"fingerprint", "complete", "steps"} <= found.keys():
-        raise UserError(f"{marker} is damaged; {advice}")
+    found = read_sealed(marker, advice)
     require_same(found["fingerprint"], _fingerprint(config, job), f"{job.folder} was begun with other inputs", advice)
     if not {"processes", "bad_records"} <= found.keys():
         raise UserError(f"{marker} is damaged; {advice}")
@@ -176,7 +174,7 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     from icons.training.trainer import Recipe, checkpoints, fine_tune
 
     if processes.main:
-        write_json(job.folder / "manifest.json", ready.manifest)
+        write_sealed(job.folder / "manifest.json", ready.manifest)
         _advise(config, job, processes)
     model = processes.together(lambda: load_base(config.model))
     projector = _projector(model, job, processes)
@@ -203,7 +201,7 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     newest = checkpoints(job.folder)[-1]
     names = None if job.optimizer_in_final else ("adapter_config.json", "adapter_model.safetensors", "README.md")
     replace_folder(job.folder / "final", lambda target: _copy(newest, target, names))
-    write_json(job.folder / "manifest.json", ready.manifest | {"complete": True})
+    write_sealed(job.folder / "manifest.json", ready.manifest | {"complete": True})
     bad = len(ready.manifest["bad_records"])
     skipped = f", {bad} bad records left out" if bad else ""
     say(

@@ -34,6 +34,33 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); delete it and run the command that writes it again") from None
 
 
+SEAL = "sha256"
+"""Key of a sealed JSON file: the SHA-256 of all its other keys."""
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of an object as JSON, whatever its layout in a file."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON object that says when a byte of it is no longer what it was."""
+    write_json(path, {**content, SEAL: seal(content)})
+
+
+def read_sealed(path: Path, advice: str) -> dict[str, Any]:
+    """What `write_sealed` wrote, without the seal; a UserError, ending with `advice`, when it is missing or damaged."""
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; {advice}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); {advice}") from None
+    if not isinstance(found, dict) or found.pop(SEAL, None) != seal(found):
+        raise UserError(f"{path} is damaged or was written by another version (its SHA-256 does not fit); {advice}")
+    return found
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None) -> dict[str, Any]:
     """Writes a safetensors file; returns its `bytes` and `sha256`."""
     # safetensors writes the buffer as it lies: a non-contiguous array would come back scrambled.

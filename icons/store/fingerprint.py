@@ -66,6 +66,6 @@ def model_digest(folder: Path) -> str:
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
             total.update(f"{path.name} {tensors_digest(path)}".encode())
-        elif path.suffix in {".json", ".model"} and not path.name.startswith("generation_config"):
+        elif path.suffix in {".json", ".jinja", ".model", ".txt"} and not path.name.startswith("generation_config"):
             total.update(f"{path.name} {file_digest(path)}".encode())
     return total.hexdigest()[:16]

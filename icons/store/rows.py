@@ -2,7 +2,8 @@
 
 A shard holds, for consecutive rows of a data file: `rows` int64, `grads` [n, d] float16 unit rows, `norms` float32
 (exact L2 norm of the whole LoRA gradient), `losses` float32, `target_tokens` int32, `valid` bool. The manifest is
-rewritten after each shard; a shard that it does not list does not count, and is computed again.
+rewritten after each shard; a shard that it does not list does not count, and is computed again. One that is lost leaves
+a gap, which alone is computed again.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from icons.errors import UserError
-from icons.store.files import Array, read_json, write_json, write_tensors
+from icons.store.files import Array, read_sealed, write_sealed, write_tensors
 from icons.store.fingerprint import Fingerprint, require_same
 from icons.store.tensors import Memory, tensors_in
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,30 @@ class Shard:
             "invalid": self.invalid,
         }
 
-    def read(self, folder: Path, names: list[str] | None = None, memory: Memory | None = None) -> dict[str, Array]:
+    def read(
+        self, folder: Path, again: str, names: list[str] | None = None, memory: Memory | None = None
+    ) -> dict[str, Array]:
         """Tensors of the file in `folder`; a UserError when its bytes are not those that were written.
 
+        `again` says in the message what makes them anew: "run `icons ...`".
         They lie in `memory`, where it is given, and are good until that reads the next file.
         """
-        path = folder / self.file
-        try:
-            content = (memory or Memory()).read(path)
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be read ({error.strerror}); compute its folder's missing shards again"
-            ) from None
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise UserError(
-                f"{path} is not as it was written (its SHA-256 differs from the manifest's); delete this file and run "
-                "the command that wrote it, then `icons merge`"
-            )
+        content = self.verified(folder, again, memory or Memory())
         tensors = tensors_in(content)
         return tensors if names is None else {name: tensors[name] for name in names}
+
+    def verified(self, folder: Path, again: str, memory: Memory) -> memoryview:
+        """The file's bytes in `memory`, which are those that were written; a UserError, see `read`, when not."""
+        path = folder / self.file
+        try:
+            content = memory.read(path)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}); {again}") from None
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise UserError(
+                f"{path} is not as it was written (its SHA-256 is another than the manifest's); delete it and {again}"
+            )
+        return content
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Shard:
@@ -79,12 +86,18 @@ class Manifest:
     seconds: float = 0.0
 
     @property
-    def next_row(self) -> int:
-        return self.shards[-1].stop if self.shards else self.start
+    def rows_done(self) -> int:
+        return sum(shard.stop - shard.start for shard in self.shards)
 
     @property
     def complete(self) -> bool:
-        return self.next_row == self.stop
+        return not self.gaps
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """Row ranges that no shard holds, in order."""
+        edges = [self.start, *(edge for shard in self.shards for edge in (shard.start, shard.stop)), self.stop]
+        return [(first, second) for first, second in zip(edges[::2], edges[1::2], strict=True) if first < second]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -92,7 +105,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / "manifest.json"
     if not path.is_file():
         return None
-    raw = read_json(path)
+    advice = f"delete the folder {folder} and compute it again"
+    raw = read_sealed(path, advice)
     try:
         if raw["format"] != FORMAT:
             raise UserError(f"{path} has format {raw['format']}, this version reads {FORMAT}; use a new output_dir")
@@ -100,7 +114,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         start, stop = raw["rows"]
         return Manifest(start, stop, raw["fingerprint"], shards, raw["bad_records"], raw["seconds"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete the folder {folder} and compute it again") from None
+        raise UserError(f"{path} is damaged ({error}); {advice}") from None
 
 
 class RowWriter:
@@ -108,7 +122,7 @@ class RowWriter:
 
     A folder begun with another fingerprint or row range is begun anew with `restart`; without, UserError names the
     field that differs (gradient rows are too dear to be thrown away unasked). Listed shards whose file is
-    gone or has another size do not count as finished, nor do those behind them.
+    gone or has another size do not count as finished.
     """
 
     def __init__(self, folder: Path, start: int, stop: int, fingerprint: Fingerprint, *, restart: bool = False) -> None:
@@ -123,20 +137,19 @@ class RowWriter:
             return
         advice = f"delete {folder} or use another output_dir"
         require_same(begun, wanted, f"{folder} was begun with other inputs", advice)
-        kept: list[Shard] = []
-        for shard in found.shards:
-            path = folder / shard.file
-            if not path.is_file() or path.stat().st_size != shard.bytes:
-                break
-            kept.append(shard)
-        reached = kept[-1].stop if kept else start
-        bad = [record for record in found.bad_records if record["row"] < reached]
+        kept = [shard for shard in found.shards if self._is_there(shard)]
+        bad = [bad for bad in found.bad_records if any(shard.start <= bad["row"] < shard.stop for shard in kept)]
         self.manifest = Manifest(start, stop, fingerprint, kept, bad, found.seconds)
 
+    def _is_there(self, shard: Shard) -> bool:
+        path = self.folder / shard.file
+        return path.is_file() and path.stat().st_size == shard.bytes
+
     def windows(self, size: int) -> Iterable[tuple[int, int]]:
-        """Row ranges still to be computed, `size` rows each."""
-        for first in range(self.manifest.next_row, self.manifest.stop, size):
-            yield first, min(first + size, self.manifest.stop)
+        """Row ranges still to be computed, at most `size` rows each."""
+        for start, stop in self.manifest.gaps:
+            for first in range(start, stop, size):
+                yield first, min(first + size, stop)
 
     def append(
         self,
@@ -147,19 +160,20 @@ class RowWriter:
         bad: list[dict[str, Any]],
         seconds: float,
     ) -> None:
-        """Writes one shard, then the manifest that lists it."""
+        """Writes one shard, then the manifest that lists it. Raises ValueError for rows that are there already."""
         manifest = self.manifest
-        if start != manifest.next_row:
-            raise ValueError(f"shard begins at row {start}, expected {manifest.next_row}")
-        name = f"shard-{len(manifest.shards):05d}.safetensors"
+        if not any(first <= start < stop <= last for first, last in manifest.gaps):
+            raise ValueError(f"rows {start} to {stop - 1} are not missing")
+        taken = {shard.file for shard in manifest.shards}
+        name = next(name for name in map(_shard_file, count()) if name not in taken)
         written = write_tensors(self.folder / name, tensors)
         shard = Shard(name, start, stop, written["bytes"], written["sha256"], invalid)
         self.manifest = Manifest(
             manifest.start,
             manifest.stop,
             manifest.fingerprint,
-            [*manifest.shards, shard],
-            [*manifest.bad_records, *bad],
+            sorted([*manifest.shards, shard], key=lambda each: each.start),
+            sorted([*manifest.bad_records, *bad], key=lambda each: int(each["row"])),
             manifest.seconds + seconds,
         )
         self.write_manifest()
@@ -175,4 +189,8 @@ class RowWriter:
             "bad_records": m.bad_records,
             "seconds": round(m.seconds, 3),
         }
-        write_json(self.folder / "manifest.json", content)
+        write_sealed(self.folder / "manifest.json", content)
+
+
+def _shard_file(number: int) -> str:
+    return f"shard-{number:05d}.safetensors"

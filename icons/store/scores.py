@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,26 @@ class Scores:
 
 def write_scores(path: Path, scores: Scores) -> None:
     metadata = {"columns": json.dumps(scores.columns), "fingerprint": scores.fingerprint, "data": scores.data}
+    metadata["sha256"] = _digest(scores)
     write_tensors(path, {"scores": scores.scores, "valid": scores.valid}, metadata)
+
+
+def _digest(scores: Scores) -> str:
+    """Hex SHA-256 of everything in the table."""
+    total = hashlib.sha256("\n".join([*scores.columns, scores.fingerprint, scores.data]).encode())
+    total.update(np.ascontiguousarray(scores.scores).data)
+    total.update(np.ascontiguousarray(scores.valid).data)
+    return total.hexdigest()
+
+
+def is_written(path: Path, fingerprint: str) -> bool:
+    """Whether the scores of this fingerprint are there, whole."""
+    if read_scores_header(path).get("fingerprint") != fingerprint:
+        return False
+    try:
+        return read_scores(path).fingerprint == fingerprint
+    except UserError:
+        return False
 
 
 def read_scores_header(path: Path) -> dict[str, str]:
@@ -50,12 +70,15 @@ def read_scores(path: Path) -> Scores:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata()
-            return Scores(
+            scores = Scores(
                 file.get_tensor("scores"),
                 file.get_tensor("valid"),
                 json.loads(metadata["columns"]),
                 metadata["fingerprint"],
                 metadata["data"],
             )
+            if _digest(scores) != metadata["sha256"]:
+                raise ValueError("its SHA-256 does not fit")
+            return scores
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run `icons specialist` again") from None

@@ -17,13 +17,12 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from icons.errors import UserError
 from icons.progress import Progress
+from icons.store.whole import MARKER, damaged, is_marked, mark_whole
 from icons.training.log import TrainingLog
 from icons.training.packed import PackedSamples
 from icons.training.processes import Processes
 from icons.training.sampler import GroupedSampler
 from icons.training.samples import TrainingSamples
-
-WHOLE = "complete"  # written last into a checkpoint; a folder without it was cut off and does not count
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Recipe:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in order of their step."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / WHOLE).is_file()]
+    """Whole checkpoints in order of their step; those without their marker were cut off and do not count."""
+    found = [path for path in folder.glob("checkpoint-*") if is_marked(path)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
@@ -69,6 +68,8 @@ def fine_tune(
     """
     processes = processes or Processes()
     done = checkpoints(folder)
+    while done and damaged(done[-1]):
+        done.pop()  # it is made again from the one before
     if processes.main:
         for path in folder.glob("checkpoint-*"):
             if path not in done:
@@ -222,8 +223,8 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-        (checkpoint / WHOLE).touch()
+        mark_whole(checkpoint)
         for path in checkpoints(folder)[: -self.keep] if self.keep else []:
-            (path / WHOLE).unlink()
+            (path / MARKER).unlink()
             shutil.rmtree(path)
         self.log.plot()
