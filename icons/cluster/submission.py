@@ -121,7 +121,7 @@ class Plan:
             if (piece.checkpoint, piece.number) in in_queue:
                 continue
             if piece.state == "running" and (piece.job in alive or not piece.job):
-                self.notes.append(f"{stage} {piece.checkpoint} {piece.name} is running already ({piece.detail})")
+                self.notes.append(f"{stage} {piece.checkpoint} {piece.name} is running already on {piece.host}")
                 waits += [f"afterany:{piece.job}"] if piece.job else []
                 continue
             offset = piece.number // max_array_size * max_array_size

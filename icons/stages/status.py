@@ -27,7 +27,7 @@ class Piece:
 
     `number` is the chunk's, or the task's place in the config: its index in a Slurm array. `rows` of `total` are
     done (0 of 0 where nothing is known yet); `rate` in rows a second, now if it is running, else over the finished
-    rows; `job` is the Slurm job that last computed it.
+    rows; `host` and `job` (Slurm's id) computed it last.
     """
 
     stage: str
@@ -39,6 +39,7 @@ class Piece:
     rows: int = 0
     total: int = 0
     rate: float = 0.0
+    host: str = ""
     job: str = ""
 
 
@@ -143,23 +144,26 @@ def _rows(stage: str, name: str, number: int, folder: Path, now: float) -> Piece
 
 def _from_manifest(piece: Piece, manifest: Manifest) -> Piece:
     finished, total = manifest.next_row - manifest.start, manifest.stop - manifest.start
-    invalid = sum(shard.invalid for shard in manifest.shards)
     rate = finished / manifest.seconds if manifest.seconds > 0 else 0.0
-    detail = f"{finished} of {total} rows" + (f", {invalid} invalid" if invalid else "")
-    state = "done" if manifest.complete else "stopped"
-    return replace(piece, state=state, detail=detail, rows=finished, total=total, rate=rate)
+    piece = replace(piece, rows=finished, total=total, rate=rate)
+    if not manifest.complete:
+        return replace(piece, state="stopped")
+    invalid = sum(shard.invalid for shard in manifest.shards)
+    detail = (
+        f"{finished} rows" + (f", {invalid} invalid" if invalid else "") + (f", {rate:.1f} samples/s" if rate else "")
+    )
+    return replace(piece, state="done", detail=detail)
 
 
 def _from_beat(piece: Piece, beat: Beat) -> Piece:
-    piece = replace(piece, total=beat.total or piece.total, job=beat.job)
+    piece = replace(piece, total=beat.total or piece.total, host=beat.host, job=beat.job)
     if beat.alive:
-        detail = f"{beat.rows} of {beat.total} rows on {beat.host}"
-        return replace(piece, state="running", detail=detail, rows=beat.rows, rate=beat.rate)
+        return replace(piece, state="running", detail="", rows=beat.rows, rate=beat.rate)
     if beat.state == "failed":
         return replace(piece, state="failed", detail=beat.error)
     if piece.state == "damaged":
         return piece
-    ended = f"by {beat.error}" if beat.state == "stopped" else f"no sign of life from {beat.host} since"
+    ended = f"by {beat.error}" if beat.state == "stopped" else f"no sign of life from {beat.host}"
     return replace(piece, state="stopped", detail=ended)
 
 

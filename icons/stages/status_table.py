@@ -15,7 +15,9 @@ from icons.stages.status import OPEN_STATES, Piece, Summary, collect_status, sum
 
 WATCH_SECONDS = 10.0
 MOST_LINES = 8
-"""Of different errors a stage; the rest is counted."""
+"""Of different reasons of one state; the rest is counted."""
+REASONED = ("failed", "damaged", "stopped")
+"""States in which a piece's detail says why."""
 
 
 def print_status(config: Config, *, as_json: bool = False, watch: bool = False) -> None:
@@ -79,13 +81,13 @@ def _open_pieces(pieces: list[Piece]) -> Iterator[tuple[str, str, str]]:
         reasons: dict[str, list[Piece]] = {}
         for piece in pieces:
             if piece.state == state:
-                reasons.setdefault(piece.detail if state in ("failed", "damaged") else "", []).append(piece)
+                reasons.setdefault(piece.detail if state in REASONED else "", []).append(piece)
         for number, (reason, own) in enumerate(reasons.items()):
             if number == MOST_LINES:
                 more = [piece for others in list(reasons.values())[number:] for piece in others]
                 yield state, _which(more), f"{len(reasons) - number} other reasons"
                 break
-            yield state, _which(own), reason or _about(state, own)
+            yield state, _which(own), ", ".join(part for part in (reason, _share(state, own)) if part)
 
 
 def _which(pieces: list[Piece]) -> str:
@@ -94,13 +96,12 @@ def _which(pieces: list[Piece]) -> str:
     return ", ".join(piece.name for piece in pieces)
 
 
-def _about(state: str, pieces: list[Piece]) -> str:
-    if state == "missing":
-        return ""
-    if len(pieces) == 1:
-        return pieces[0].detail
+def _share(state: str, pieces: list[Piece]) -> str:
     total = sum(piece.total for piece in pieces)
-    return f"{100 * sum(piece.rows for piece in pieces) / total:.0f}% of their rows done" if total else ""
+    if state not in ("running", "stopped") or total == 0:
+        return ""
+    where = f" on {pieces[0].host}" if state == "running" and len(pieces) == 1 else ""
+    return f"{sum(piece.rows for piece in pieces)} of {total} rows{where}"
 
 
 def _duration(seconds: float) -> str:

@@ -70,11 +70,11 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while True:
-            self._write("running")
+            self.write()
             if self._over.wait(BEAT_SECONDS):
                 return
 
-    def _write(self, state: str, error: str = "") -> None:
+    def write(self, state: str = "running", error: str = "") -> None:
         now = time.monotonic()
         since, rows = self._first or (now, self._done)
         rate = (self._done - rows) / max(now - since, 1e-9)
@@ -92,9 +92,9 @@ class Heartbeat:
             with suppress(OSError):
                 (self._folder / FILE).unlink(missing_ok=True)
         elif isinstance(error, Stopped | KeyboardInterrupt):
-            self._write("stopped", error.signal if isinstance(error, Stopped) else "Ctrl-C")
+            self.write("stopped", error.signal if isinstance(error, Stopped) else "Ctrl-C")
         else:
-            self._write("failed", describe(error))
+            self.write("failed", describe(error))
 
 
 def describe(error: BaseException) -> str:

@@ -128,21 +128,23 @@ def test_preempted_requeued_and_killed(cluster: Cluster, slow: Project, tmp_path
     submit(cluster, project)
     cluster.wait_until(lambda: under_way(0, 1)() and under_way(1, 1)())
     assert numbers(project, "running") == [0, 1]
-    cluster.run("scancel", "--signal=USR2", "--batch", beat(0)["job"])  # as ahead of the time limit
-    cluster.wait_until(lambda: beat(0)["state"] == "stopped")
     cluster.run("sbatch", "--partition=urgent", "--cpus-per-task=8", "--output=/dev/null", "--wrap=sleep 1")
     cluster.wait_until(lambda: beat(0)["state"] == beat(1)["state"] == "stopped")
-    assert (beat(0)["error"], beat(1)["error"]) == ("SIGUSR2", "SIGTERM")
-    kept = {path: path.stat().st_ino for chunk in chunks for path in chunk.glob("shard-*")}
-    assert "is requeued" in next((project.run / "logs").glob("train-grads-final-*_0.log")).read_text()
+    assert beat(0)["error"] == beat(1)["error"] == "SIGTERM"
     assert numbers(project, "stopped") == [0, 1]
+    kept = {path: path.stat().st_ino for chunk in chunks for path in chunk.glob("shard-*")}
+    before = [finished_shards(chunk) for chunk in chunks]
 
-    before = finished_shards(chunks[1])
-    cluster.wait_until(under_way(1, before + 1))
+    cluster.wait_until(under_way(0, before[0] + 1))
+    cluster.run("scancel", "--signal=USR2", "--batch", beat(0)["job"])  # as ahead of the time limit
+    cluster.wait_until(under_way(1, before[1] + 1))
     os.kill(beat(1)["pid"], signal.SIGKILL)
+    cluster.wait_until(lambda: beat(0)["state"] == "stopped")
+    assert beat(0)["error"] == "SIGUSR2"
+    assert "is requeued" in next((project.run / "logs").glob("train-grads-final-*_0.log")).read_text()
     cluster.wait_until_empty()
     assert numbers(project, "done") == [0]
-    assert before < finished_shards(chunks[1]) < 13
+    assert before[1] < finished_shards(chunks[1]) < 13
 
     assert ", chunks 1" in submit(cluster, project)
     cluster.wait_until_empty()
