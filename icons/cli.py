@@ -13,6 +13,7 @@ import typer
 
 from icons.config import Config, dump_config, load_config, missing_files
 from icons.errors import UserError
+from icons.stop import EXIT_CODE, Stopped, stoppable
 
 app = typer.Typer(
     name="icons",
@@ -135,12 +136,13 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
 def status(
     config: ConfigFile,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every ten seconds until all is done.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Show what is done and what is missing, stage by stage."""
-    from icons.stages.status import print_status
+    """Show what is done, running, failed and missing, stage by stage."""
+    from icons.stages.status_table import print_status
 
-    print_status(load_config(config, overrides or []), as_json)
+    print_status(load_config(config, overrides or []), as_json=as_json, watch=watch)
 
 
 @app.command()
@@ -215,6 +217,43 @@ def import_adapter(
     typer.echo(f"import-adapter: {count} tensors written to {out}; name it in model.adapter")
 
 
+@app.command(hidden=True)
+def job(
+    stage: Annotated[str, typer.Argument(help="The command, e.g. train-grads.", show_default=False)],
+    checkpoint: Annotated[str | None, typer.Argument(help="Instead of the config's checkpoints.")] = None,
+    config: Annotated[Path, typer.Option(envvar="ICONS_CONFIG", help="The run's config file.")] = Path(
+        "configs/llava_665k.yaml"
+    ),
+    chunk: Annotated[int | None, typer.Option(help="Instead of the array index.")] = None,
+    task: Annotated[str | None, typer.Option(help="Instead of the array index.")] = None,
+    offset: Annotated[int, typer.Option(help="Added to the array index.")] = 0,
+    overrides: Overrides = None,
+) -> None:
+    """What the scripts run: a stage in a Slurm job, or its own chunk or task in an array."""
+    from icons.cluster.job import checkpoint_overrides, find_job, stage_function
+
+    overrides = [*(overrides or []), *checkpoint_overrides(checkpoint)]
+    found = find_job(load_config(config, overrides), stage, chunk, task, offset)
+    if found is not None:
+        with found.watched():
+            _run_stage(config, overrides, stage_function(found))
+
+
+@app.command(hidden=True, context_settings={"ignore_unknown_options": True})
+def submit(
+    config: ConfigFile,
+    options: Annotated[list[str] | None, typer.Argument(metavar="[SBATCH OPTIONS]")] = None,
+    scripts: Annotated[Path, typer.Option(help="The folder of the sbatch scripts.")] = Path("scripts"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the commands.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Submit what is missing of a run to Slurm, each stage behind the one it needs."""
+    from icons.cluster.submission import submit_run
+
+    opened = _open(config, overrides, write=not dry_run)
+    submit_run(opened, config, overrides or [], scripts, options or [], dry_run=dry_run)
+
+
 def _run_stage(
     path: Path, overrides: list[str] | None, stage: Callable[[Config], None], *, several_processes: bool = False
 ) -> None:
@@ -231,7 +270,8 @@ def _run_stage(
     if processes.count > 1 and not several_processes:
         raise UserError("only `icons warmup` and `icons finetune` run in several processes; start this one plainly")
     config = _open(path, overrides)
-    stage(config)
+    with stoppable():
+        stage(config)
     if not processes.main:
         return
     resolved, target = dump_config(config).encode(), RunFolder(config.output_dir).config
@@ -266,7 +306,10 @@ _USERS_OS_ERRORS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Exits 0 when done, 2 with one clear line for a mistake of the user's, 1 with a traceback for anything else."""
+    """Exits 0 when done, 2 with one clear line for a mistake of the user's, 1 with a traceback for anything else.
+
+    75 when it was asked to stop (see `icons.stop`).
+    """
     # Read when torch loads. Threads that spin while they wait made a shared two-core machine twelve times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Read when NumPy loads. Its products are made in threads of our own, which its threads would only hold up.
@@ -277,6 +320,10 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments, prog_name="icons")
     except UserError as error:
         _exit(str(error))
+    except Stopped as stop:
+        sys.stdout.flush()
+        print(stop, file=sys.stderr)
+        sys.exit(EXIT_CODE)
     except OSError as error:
         if error.errno not in _USERS_OS_ERRORS:
             raise

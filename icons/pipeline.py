@@ -14,6 +14,7 @@ from icons.stages.specialist import specialist
 from icons.stages.train_grads import train_grads
 from icons.stages.val_grads import val_grads
 from icons.stages.warmup import warmup
+from icons.stop import leave_if_asked
 
 
 def run(config: Config) -> None:
@@ -21,3 +22,4 @@ def run(config: Config) -> None:
     checkpoint_weights(config)  # what the specialist will need, asked for before the long work
     for stage in (val_grads, train_grads, merge, specialist, generalist):
         stage(config)
+        leave_if_asked()

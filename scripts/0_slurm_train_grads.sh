@@ -2,11 +2,13 @@
 #SBATCH --job-name=icons-train-grads
 #SBATCH --array=0-199
 #SBATCH --gpus=1
-# Gradients of the training data, one chunk an array task: sbatch scripts/0_slurm_train_grads.sh 500
-# 500 is the warm-up checkpoint. The array must cover train.num_chunks (sbatch --array=0-9 ... for ten).
+#SBATCH --cpus-per-task=4
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR2@120
+# Gradients of the training data at checkpoint 500, one chunk an array task: sbatch scripts/0_slurm_train_grads.sh 500
+# The array must cover train.num_chunks; tasks beyond it do nothing. docs/cluster.md has the options.
 # Without Slurm: bash scripts/0_slurm_train_grads.sh 500 --chunk 3
 set -euo pipefail
-checkpoint=${1:-500}
-shift || true
-exec icons train-grads "${ICONS_CONFIG:-configs/llava_665k.yaml}" --set "gradients.checkpoints=[$checkpoint]" \
-    ${SLURM_ARRAY_TASK_ID:+--chunk "$SLURM_ARRAY_TASK_ID"} "$@"
+export PATH="$PATH:$PWD/.venv/bin"
+exec icons job train-grads "$@"

@@ -1,4 +1,8 @@
 #!/usr/bin/env bash
+#SBATCH --job-name=icons-merge
+#SBATCH --requeue
+#SBATCH --open-mode=append
 # Checks and indexes all chunks: bash scripts/1_merge_train_gradient.sh
 set -euo pipefail
-exec icons merge "${ICONS_CONFIG:-configs/llava_665k.yaml}" "$@"
+export PATH="$PATH:$PWD/.venv/bin"
+exec icons job merge "$@"

@@ -53,39 +53,6 @@ def test_tiny_model_does_not_write_into_a_folder_in_use(tmp_path: Path) -> None:
     assert "is there already and not empty" in outcome.err
 
 
-def test_status_of_a_finished_run(finished: Project) -> None:
-    pieces = json.loads(finished.icons("status", "--json").out)
-    assert {piece["state"] for piece in pieces} == {"done"}
-    assert [piece["stage"] for piece in pieces].count("train-grads") == 3
-    table = finished.icons("status").out
-    assert "train-grads  3/3" in table
-    assert "vote-20: 20 of 100 selected" in table
-
-
-def test_status_names_what_is_missing_and_what_is_damaged(copy_of_finished: Project) -> None:
-    run = copy_of_finished.run
-    for path in (run / "train_grads" / "final" / "chunk-00001-of-00003").iterdir():
-        path.unlink()
-    (run / "train_grads" / "final" / "chunk-00002-of-00003" / "shard-00000.safetensors").unlink()
-    (run / "val_grads" / "final" / "digit" / "manifest.json").write_text("{")
-    pieces = json.loads(copy_of_finished.icons("status", "--json").out)
-    states = {piece["name"] or piece["stage"]: piece["state"] for piece in pieces}
-    assert states["chunk-00000-of-00003"] == "done"
-    assert states["chunk-00001-of-00003"] == "missing"
-    assert states["chunk-00002-of-00003"] == "damaged"
-    assert states["digit"] == "damaged"
-    outcome = copy_of_finished.icons("status")
-    assert outcome.code == 0
-    assert "chunk-00001-of-00003" in outcome.out
-
-
-def test_status_before_anything_has_run(project: Project) -> None:
-    outcome = project.icons("status")
-    assert outcome.code == 0
-    assert "train-grads  0/3" in outcome.out
-    assert not project.run.exists()
-
-
 def test_inspect_shows_a_record_as_the_model_sees_it(finished: Project) -> None:
     records = json.loads((finished.root / "data" / "train.json").read_text())
     row = next(i for i, record in enumerate(records) if "image" in record)

@@ -20,6 +20,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
+from icons.store.files import read_sealed, write_sealed
 from tests.conftest import Project
 
 ROWS = list(range(0, 96, 2))
@@ -206,8 +207,7 @@ def test_a_run_killed_behind_its_last_step_only_finishes(tuning: Project) -> Non
     tune(tuning, "--set", "finetune.max_steps=3")
     folder = finetuned(tuning, "rows")
     expected = adapter(tuning, "rows")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"complete": False}))
+    write_sealed(folder / "manifest.json", read_sealed(folder / "manifest.json", "") | {"complete": False})
     assert "3 steps on 48 records" in tune(tuning, "--set", "finetune.max_steps=3")
     assert not (folder / "checkpoint-4").exists()
     assert log(tuning, "rows")[-1]["step"] == 3

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from icons.store.fingerprint import model_digest, tensors_digest
+from icons.store.whole import mark_whole
 from tests.conftest import Project
 
 
@@ -33,6 +34,10 @@ def test_an_adapters_settings_are_part_of_what_a_row_was_made_of(
 ) -> None:
     path = copy_of_finished.run / "warmup" / "final" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    outcome = copy_of_finished.icons("train-grads")
+    assert outcome.code == 2
+    assert f"{path} is damaged" in outcome.err
+    mark_whole(path.parent)
     outcome = copy_of_finished.icons("train-grads")
     assert outcome.code == 2
     assert "lora is" in outcome.err

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from icons.store.files import read_sealed, write_sealed
 from tests.conftest import SHARED_DATA, Project, icons
 from tests.reference.selection import read_rows, read_selection, scores_from_disk, vote_from_scores
 
@@ -176,9 +177,9 @@ def test_rows_made_otherwise_are_never_mixed(copy_of_finished: Project, override
         assert outcome.code == 2
         assert f"{field} is" in outcome.err
     for folder in (copy_of_finished.run / "val_grads").rglob("manifest.json"):
-        changed = json.loads(folder.read_text())
+        changed = read_sealed(folder, "")
         changed["fingerprint"][field] = "other"
-        folder.write_text(json.dumps(changed))
+        write_sealed(folder, changed)
     outcome = copy_of_finished.icons("specialist")
     assert outcome.code == 2
     assert f"{field} is 'other'" in outcome.err

@@ -6,9 +6,8 @@ under way.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from icons.cores import cores
 from icons.data.batches import Batch, load_batches
 from icons.data.records import Records
 from icons.data.samples import BadRecord, DataSource, Sample
@@ -23,7 +23,9 @@ from icons.errors import BadRecordError, UserError
 from icons.gradients.rows import Rows
 from icons.progress import Progress
 from icons.stages.extractor import Extractor
+from icons.stop import finishing, leave_if_asked
 from icons.store.files import Array
+from icons.store.heartbeat import Heartbeat
 from icons.store.rows import Manifest, RowWriter
 
 
@@ -42,26 +44,37 @@ def collect(extractor: Extractor, data: DataRange, writer: RowWriter) -> Manifes
     """Computes and writes the shards that are not there yet.
 
     Raises BadRecordError for the first record that cannot be used (unless `on_bad_record: skip`) and UserError when a
-    loss or a gradient is not finite; finished shards stay.
+    loss or a gradient is not finite; finished shards stay. Asked to stop, it finishes the shard under way if there is
+    time for it, drops it otherwise, and raises Stopped.
     """
-    extractor.prepare()
+    leave_if_asked()
+    total, done = data.stop - data.start, writer.manifest.rows_done
+    with Heartbeat(writer.folder, total, done) as beat:
+        extractor.prepare()
+        with Progress(data.title, total, done) as progress, finishing():
+
+            def advance(count: int) -> None:
+                progress.advance(count)
+                beat.advance(count)
+
+            _compute_shards(extractor, data, writer, advance)
+    return writer.manifest
+
+
+def _compute_shards(extractor: Extractor, data: DataRange, writer: RowWriter, advance: Callable[[int], None]) -> None:
     source = DataSource(data.records, data.images, extractor.model.inputs)
     windows = list(writer.windows(extractor.config.gradients.shard_rows))
     written: Future[None] | None = None
-    with (
-        Progress(data.title, data.stop - data.start, writer.manifest.rows_done) as progress,
-        ThreadPoolExecutor(1) as background,
-        ThreadPoolExecutor(1) as ahead,
-    ):
+    with ThreadPoolExecutor(1) as background, ThreadPoolExecutor(1) as ahead:
         for (start, stop), (samples, bad) in zip(windows, _encoded(source, windows, ahead), strict=True):
+            leave_if_asked()
             begin = time.monotonic()
-            tensors = _shard(extractor, source, start, stop, samples, bad, progress)
+            tensors = _shard(extractor, source, start, stop, samples, bad, advance)
             if written is not None:
                 written.result()
             written = background.submit(_write, writer, tensors, start, stop, bad, time.monotonic() - begin)
         if written is not None:
             written.result()
-    return writer.manifest
 
 
 def _encoded(
@@ -91,24 +104,27 @@ def _shard(
     stop: int,
     samples: list[Sample],
     bad: list[BadRecord],
-    progress: Progress,
+    advance: Callable[[int], None],
 ) -> dict[str, Array]:
     """The arrays of one shard; records that turn out bad on the way are added to `bad`."""
     _refuse(extractor, bad)
     tensors = extractor.empty_shard(start, stop)
-    progress.advance(len(bad))
+    advance(len(bad))
     waiting: tuple[Batch, Rows] | None = None
+    begin, done, count = time.monotonic(), len(bad), stop - start
     on_gpu, workers = extractor.model.device.type == "cuda", _num_workers(extractor)
     for batch, unreadable in load_batches(samples, source.inputs, extractor.tokens_per_batch, workers, pin=on_gpu):
         _refuse(extractor, unreadable)
         bad += unreadable
-        progress.advance(len(unreadable))
+        advance(len(unreadable))
         for part, rows in extractor.rows(batch) if batch else ():
             # Fetched one batch late, so that a GPU has its next work before it is waited for.
             if waiting is not None:
                 _fill(extractor, source, tensors, start, *waiting)
             waiting = part, rows
-            progress.advance(len(part.rows))
+            advance(len(part.rows))
+            done += len(part.rows)
+            leave_if_asked((time.monotonic() - begin) / done * (count - done))
     if waiting is not None:
         _fill(extractor, source, tensors, start, *waiting)
     return tensors | extractor.take_sums()
@@ -139,5 +155,4 @@ def _num_workers(extractor: Extractor) -> int:
         return chosen
     if extractor.model.device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, max(1, cores // torch.cuda.device_count() - 1))
+    return min(8, max(1, cores() // torch.cuda.device_count() - 1))

@@ -1,41 +1,76 @@
-"""`icons status`: what is done and what is missing, read from the manifests alone."""
+"""How far a run is: what is done, running, failed and missing, read from manifests and heartbeats alone."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from icons.config import Config
 from icons.errors import UserError
-from icons.progress import say
+from icons.ranges import as_ranges
 from icons.store.files import read_json
+from icons.store.heartbeat import Beat, file_system_now, read_beat
 from icons.store.index import read_index
 from icons.store.layout import RunFolder
-from icons.store.rows import read_manifest
+from icons.store.rows import Manifest, read_manifest
 from icons.store.scores import read_scores_header
+
+OPEN_STATES = ("running", "failed", "stopped", "damaged", "missing")
+"""States of a chunk or task that is not done; stopped: begun, and nothing is computing it."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One stage, or one chunk or task of it: `state` is done, partial, missing or damaged."""
+    """One stage, or one chunk or task of it: `state` is done, partial (a stage begun) or one of OPEN_STATES.
+
+    `number` is the chunk's, or the task's place in the config: its index in a Slurm array. `rows` of `total` are
+    done (0 of 0 where nothing is known yet); `rate` in rows a second, now if it is running, else over the finished
+    rows; `host` and `job` (Slurm's id) computed it last.
+    """
 
     stage: str
     name: str
     state: str
     detail: str = ""
     checkpoint: str = ""  # whose rows these are
+    number: int | None = None
+    rows: int = 0
+    total: int = 0
+    rate: float = 0.0
+    host: str = ""
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A stage at one checkpoint: how many pieces are in each state, rows a second of those running, time left.
+
+    `seconds_left` None: nothing is running, or no rate is known. `array` lists what nobody is computing and is not
+    done, as `sbatch --array=` takes it.
+    """
+
+    stage: str
+    checkpoint: str
+    counts: dict[str, int]
+    rate: float
+    seconds_left: float | None
+    array: str
 
 
 def collect_status(config: Config) -> list[Piece]:
     folder = RunFolder(config.output_dir)
+    now = file_system_now(folder.root)
     pieces = [_warmup(config, folder)]
     for checkpoint in config.gradients.checkpoints:
-        chunks = [folder.chunk(checkpoint, i, config.train.num_chunks) for i in range(config.train.num_chunks)]
-        own = [_rows("train-grads", chunk.name, chunk) for chunk in chunks]
+        own = []
+        for number, task in enumerate(config.tasks):
+            own.append(_rows("val-grads", task.name, number, folder.task(checkpoint, task.name), now))
+        for number in range(config.train.num_chunks):
+            chunk = folder.chunk(checkpoint, number, config.train.num_chunks)
+            own.append(_rows("train-grads", chunk.name, number, chunk, now))
         own.append(_merged(folder.index(checkpoint)))
-        own += [_rows("val-grads", task.name, folder.task(checkpoint, task.name)) for task in config.tasks]
         pieces += [replace(piece, checkpoint=str(checkpoint)) for piece in own]
     header = read_scores_header(folder.scores)
     columns = json.loads(header.get("columns", "[]"))
@@ -45,20 +80,32 @@ def collect_status(config: Config) -> list[Piece]:
     return pieces
 
 
-def print_status(config: Config, as_json: bool = False) -> None:
-    """A table, or with `as_json` a list of {stage, name, state, detail, checkpoint}."""
-    pieces = collect_status(config)
-    if as_json:
-        say(json.dumps([asdict(piece) for piece in pieces], indent=1))
-        return
+def summarise(pieces: list[Piece]) -> list[Summary]:
+    """One a stage and checkpoint, in the order of the stages."""
+    groups: dict[tuple[str, str], list[Piece]] = {}
     for stage in dict.fromkeys(piece.stage for piece in pieces):
-        own = [piece for piece in pieces if piece.stage == stage]
-        done = sum(piece.state == "done" for piece in own)
-        count = f"{done}/{len(own)}" if len(own) > 1 else own[0].state
-        say(f"{stage:<12} {count:<10} {own[0].detail if len(own) == 1 else ''}".rstrip())
-        for piece in own if len(own) > 1 else []:
-            if piece.state != "done":
-                say(f"  {piece.checkpoint} {piece.name:<22} {piece.state:<9} {piece.detail}".rstrip())
+        for piece in pieces:
+            if piece.stage == stage:
+                groups.setdefault((stage, piece.checkpoint), []).append(piece)
+    summaries = []
+    for (stage, checkpoint), own in groups.items():
+        states = [piece.state for piece in own]
+        rate = sum(piece.rate for piece in own if piece.state == "running")
+        left = _rows_left(own)
+        again = [p.number for p in own if p.number is not None and p.state not in ("done", "running")]
+        counts = {state: states.count(state) for state in dict.fromkeys(states)}
+        seconds = left / rate if rate > 0 and left is not None else None
+        summaries.append(Summary(stage, checkpoint, counts, rate, seconds, as_ranges(again)))
+    return summaries
+
+
+def _rows_left(pieces: list[Piece]) -> float | None:
+    """A piece not begun is taken to hold as many rows as the others do on average."""
+    known = [piece for piece in pieces if piece.total > 0]
+    if not known:
+        return None
+    mean = sum(piece.total for piece in known) / len(known)
+    return sum(piece.total - piece.rows for piece in known) + mean * (len(pieces) - len(known))
 
 
 def _warmup(config: Config, folder: RunFolder) -> Piece:
@@ -78,23 +125,46 @@ def _warmup(config: Config, folder: RunFolder) -> Piece:
     return Piece("warmup", "", "done" if done else "partial", f"{steps} steps, {newest}")
 
 
-def _rows(stage: str, name: str, folder: Path) -> Piece:
+def _rows(stage: str, name: str, number: int, folder: Path, now: float) -> Piece:
     try:
         manifest = read_manifest(folder)
     except UserError as error:
-        return Piece(stage, name, "damaged", str(error))
-    if manifest is None:
-        return Piece(stage, name, "missing")
-    finished = manifest.rows_done
+        return Piece(stage, name, "damaged", str(error), number=number)
+    piece = Piece(stage, name, "missing", number=number)
+    if manifest is not None:
+        piece = _from_manifest(piece, manifest)
+        for shard in manifest.shards:
+            path = folder / shard.file
+            if not path.is_file() or path.stat().st_size != shard.bytes:
+                piece = replace(piece, state="damaged", detail=f"{shard.file} is gone or cut off")
+                break
+    beat = None if piece.state == "done" else read_beat(folder, now)
+    return piece if beat is None else _from_beat(piece, beat)
+
+
+def _from_manifest(piece: Piece, manifest: Manifest) -> Piece:
+    finished, total = manifest.rows_done, manifest.stop - manifest.start
+    rate = finished / manifest.seconds if manifest.seconds > 0 else 0.0
+    piece = replace(piece, rows=finished, total=total, rate=rate)
+    if not manifest.complete:
+        return replace(piece, state="stopped")
     invalid = sum(shard.invalid for shard in manifest.shards)
-    detail = f"{finished} of {manifest.stop - manifest.start} rows" + (f", {invalid} invalid" if invalid else "")
-    if manifest.seconds > 0:
-        detail += f", {finished / manifest.seconds:.1f} samples/s"
-    for shard in manifest.shards:
-        path = folder / shard.file
-        if not path.is_file() or path.stat().st_size != shard.bytes:
-            return Piece(stage, name, "damaged", f"{shard.file} is gone or cut off")
-    return Piece(stage, name, "done" if manifest.complete else "partial", detail)
+    detail = (
+        f"{finished} rows" + (f", {invalid} invalid" if invalid else "") + (f", {rate:.1f} samples/s" if rate else "")
+    )
+    return replace(piece, state="done", detail=detail)
+
+
+def _from_beat(piece: Piece, beat: Beat) -> Piece:
+    piece = replace(piece, total=beat.total or piece.total, host=beat.host, job=beat.job)
+    if beat.alive:
+        return replace(piece, state="running", detail="", rows=beat.rows, rate=beat.rate)
+    if beat.state == "failed":
+        return replace(piece, state="failed", detail=beat.error)
+    if piece.state == "damaged":
+        return piece
+    ended = f"by {beat.error}" if beat.state == "stopped" else f"no sign of life from {beat.host}"
+    return replace(piece, state="stopped", detail=ended)
 
 
 def _merged(path: Path) -> Piece:
