@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,8 +98,14 @@ def load_batches(
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=one_tokenizer_thread,
         pin_memory=pin,
     )
+
+
+def one_tokenizer_thread(worker: int) -> None:
+    """For a DataLoader's forked processes, where the tokenizer's threads are not: it would wait for them for ever."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def with_readable_images(samples: Sequence[Sample]) -> tuple[list[Sample], list[BadRecord]]:

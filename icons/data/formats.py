@@ -5,7 +5,7 @@ Both come from the files beside a model's weights (icons.models.formats) and nee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,8 +90,9 @@ class LlavaFormat:
 class ChatFormat:
     """Any other model: its processor's chat template, number of image tokens and image tensors.
 
-    `processor` is None for a model that reads text alone. How many tokens an image takes depends on its size alone, so
-    that the processor is asked once for each size, with an empty image.
+    `processor` is None for a model that reads text alone. How many tokens an image takes depends on its size alone:
+    `count` tells it (of height and width) where the processor can, else it is asked once for each size, with an empty
+    image. With `one_image` a record may show one alone, as the processor treats several in a way of its own.
     """
 
     tokenizer: Any
@@ -102,10 +103,17 @@ class ChatFormat:
     special_tokens: Sequence[str]  # one of them ends a turn
     pad_token_id: int
     max_length: int
+    count: Callable[[int, int], int] | None = None
+    one_image: bool = False
     _ids_by_size: dict[tuple[int, int], list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     def render(self, conversation: Conversation) -> Prompt:
         assert self.render_messages is not None
+        if self.one_image and len(conversation.images) > 1:
+            raise BadRecordError(
+                f"{len(conversation.images)} images; this model's processor treats several in a way that is not "
+                "supported, one a record is"
+            )
         return render_chat(conversation, self.render_messages, self.special_tokens, self.placeholder)
 
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens]:
@@ -122,12 +130,16 @@ class ChatFormat:
 
     def ids_of_image(self, image: Image.Image) -> list[int]:
         """The ids that the processor puts in the place of an image."""
+        if self.count is not None and self.image_token_id is not None:
+            return [self.image_token_id] * self.count(image.height, image.width)
         found = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False)
         return [int(token) for token in found["input_ids"][0]]
 
     def image_inputs(self, image: Image.Image) -> ImageInputs:
-        found = self.processor.image_processor(images=[image], return_tensors="np")
-        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in found.items()}
+        # The processor's own call: its settings for images are not all its image processor's.
+        found = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False, return_tensors="pt")
+        of_text = {*self.processor.tokenizer.model_input_names, "mm_token_type_ids", "token_type_ids"}
+        return {name: value for name, value in found.items() if name not in of_text}
 
     def for_images(self) -> ChatFormat:
         return replace(self, tokenizer=None, render_messages=None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +81,7 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
     processor = _processor(folder, model_config.model_type, config.trust_remote_code)
     _require_template(folder, processor.chat_template)
     render = _render(processor)
-    shown = ChatFormat(
+    own = ChatFormat(
         tokenizer=processor.tokenizer,
         processor=processor,
         render_messages=render,
@@ -89,8 +91,24 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
         pad_token_id=_padding(processor.tokenizer),
         max_length=config.max_length,
     )
-    _require_same_ids(folder, shown)
-    return shown
+    own = replace(own, count=_counter(own))
+    if not all(_same_ids(folder, own, turns, images) for turns, images in ONE_IMAGE):
+        raise UserError(
+            f"model.base: the processor in {folder} joins text and image tokens in a way that is not supported"
+        )
+    return replace(own, one_image=not all(_same_ids(folder, own, turns, images) for turns, images in SEVERAL_IMAGES))
+
+
+SMALL, LARGE = (40, 40), (420, 300)
+ONE_IMAGE = [
+    ([f"{IMAGE_TAG}\nWhat is this?", "A cat.", "And this?", "A dog."], [LARGE]),
+    ([f"What is this? {IMAGE_TAG}", "A cat."], [SMALL]),
+]
+SEVERAL_IMAGES = [
+    ([f"{IMAGE_TAG}{IMAGE_TAG}\nWhat are these?", "Cats."], [LARGE, SMALL]),
+    ([f"{IMAGE_TAG} What is this?", "A cat.", f"And this? {IMAGE_TAG}", "A dog."], [SMALL, LARGE]),
+]
+"""Conversations whose ids are compared with those that the processor itself gives them, with their images' sizes."""
 
 
 def _render(templated: Any) -> Callable[[list[dict[str, Any]]], str]:
@@ -122,10 +140,11 @@ def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    names = [PROCESSOR_MAPPING_NAMES.get(model_type)]
-    for file in ("processor_config.json", "tokenizer_config.json"):
+    names = []
+    for file in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
         with suppress(OSError, ValueError):
             names.append(json.loads((folder / file).read_text(encoding="utf-8")).get("processor_class"))
+    names.append(PROCESSOR_MAPPING_NAMES.get(model_type))
     name = next((name for name in names if isinstance(name, str)), None)
     known: Any = getattr(transformers, name or "", None)
     if known is None:
@@ -134,7 +153,14 @@ def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
     def get_attributes(cls: Any) -> list[str]:
         return [attribute for attribute in known.get_attributes() if attribute != "video_processor"]
 
-    still: Any = type(known.__name__, (known,), {"get_attributes": classmethod(get_attributes)})
+    def without_video(self: Any, *args: Any, **kwargs: Any) -> None:
+        known.__init__(self, *args, **{"video_processor": None, **kwargs})
+
+    own: dict[str, Any] = {"get_attributes": classmethod(get_attributes)}
+    video = signature(known.__init__).parameters.get("video_processor")
+    if video is not None and video.default is Parameter.empty:
+        own["__init__"] = without_video
+    still: Any = type(known.__name__, (known,), own)
     try:
         processor = still.from_pretrained(folder, trust_remote_code=trusted)
         processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=trusted)
@@ -142,6 +168,7 @@ def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
         raise UserError(f"model.base: the processor in {folder} cannot be loaded ({_first_line(error)})") from None
     if not processor.tokenizer.is_fast:
         raise UserError(f"model.base: {folder} needs a fast tokenizer")
+    processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
     return processor
 
 
@@ -162,27 +189,41 @@ def _placeholder(folder: Path, processor: Any, render: Callable[[list[dict[str, 
     raise UserError(f"model.base: the chat template in {folder} writes no image token for an image")
 
 
-def _require_same_ids(folder: Path, own: ChatFormat) -> None:
-    """Raises UserError unless a sample conversation gets the ids that the processor itself gives it."""
-    turns = [f"{IMAGE_TAG}\nWhat is this?", "A cat.", "And this?", "A dog."]
-    speakers = ("human", "gpt", "human", "gpt")
-    conversation = parse_record(
-        {"image": "x", "conversations": [{"from": s, "value": v} for s, v in zip(speakers, turns, strict=True)]}
-    )
-    image = Image.new("RGB", (130, 90))
+def _same_ids(folder: Path, own: ChatFormat, turns: list[str], sizes: list[tuple[int, int]]) -> bool:
+    """Whether a conversation gets the ids that the processor itself gives it."""
+    spoken = [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(turns)]
+    conversation = parse_record({"images": ["x"] * len(sizes), "conversations": spoken})
+    images = [Image.new("RGB", size) for size in sizes]
     try:
         prompt = own.render(conversation)
     except BadRecordError as error:
         raise UserError(f"model.base: the chat template in {folder} cannot be used: {error}") from None
     (tokens,) = own.tokenise([prompt])
-    ids = [each for token in tokens.ids for each in (own.ids_of_image(image) if token == IMAGE_ID else [token])]
+    coming = iter(images)
+    ids = [each for token in tokens.ids for each in (own.ids_of_image(next(coming)) if token == IMAGE_ID else [token])]
     bos = own.tokenizer.bos_token
     written = bool(bos and prompt.text.startswith(bos))
-    expected = own.processor(text=[prompt.text], images=[image], add_special_tokens=not written)["input_ids"][0]
-    if ids != [int(token) for token in expected]:
-        raise UserError(
-            f"model.base: the processor in {folder} joins text and image tokens in a way that is not supported"
-        )
+    expected = own.processor(text=[prompt.text], images=images, add_special_tokens=not written)["input_ids"][0]
+    return ids == [int(token) for token in expected]
+
+
+def _counter(own: ChatFormat) -> Callable[[int, int], int] | None:
+    """The processor's own count of an image's tokens, where it has one and an image is that many times one token.
+
+    It takes microseconds; the processor itself resizes an image to know.
+    """
+
+    def count(height: int, width: int) -> int:
+        found = own.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
+        return int(found["num_image_tokens"][0])
+
+    try:
+        for width, height in (SMALL, LARGE, (333, 97), (64, 500)):
+            if own.ids_of_image(Image.new("RGB", (width, height))) != [own.image_token_id] * count(height, width):
+                return None
+    except Exception:  # none, or one that wants other arguments: it is a convenience
+        return None
+    return count
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:

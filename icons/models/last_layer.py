@@ -20,7 +20,7 @@ from icons.gradients.per_sample import IGNORE
 
 def prunable_layer(language_model: Any) -> nn.Module | None:
     """The last layer when it is a plain Llama layer, whose arithmetic is known here; None otherwise."""
-    layer: nn.Module = language_model.layers[-1]
+    layer: nn.Module | None = getattr(language_model, "layers", [None])[-1]
     return layer if type(layer) is LlamaDecoderLayer else None
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from icons.data.batches import one_tokenizer_thread
 from icons.errors import UserError
 from icons.progress import Progress
 from icons.store.whole import MARKER, damaged, is_marked, mark_whole
@@ -160,6 +161,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
             sampler=self.sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=one_tokenizer_thread,
             pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)
