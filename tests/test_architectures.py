@@ -23,12 +23,14 @@ from icons.models.adapters import attach_fresh_lora
 from icons.models.formats import input_format
 from icons.models.loading import load_base
 from icons.models.vlm import VisionLanguageModel
+from icons.store.fingerprint import model_digest
 from tests.conftest import icons
 from tests.reference.gradients import randomise_lora, sequential_gradients
 from tests.test_images import noise
 from tests.vision_models import BUILDERS
 
-VISION = [name for name in BUILDERS if name != "llama"]
+VISION = ["qwen2_vl", "idefics3", "llava_next"]
+RUN = [*VISION, "llama"]
 SIZES = {"wide.png": (50, 30), "tall.png": (30, 80), "small.png": (20, 20)}
 
 
@@ -137,7 +139,10 @@ def test_ids_and_image_tensors_are_the_processors_own(
         text = made.processor.apply_chat_template(messages, tokenize=False)
         images = [Image.open(path) for path in sample.images]
         expected = made.processor(
-            text=[text], images=images or None, add_special_tokens=not text.startswith("<s>"), return_tensors="pt"
+            text=[text],
+            images=[images] if images else None,
+            add_special_tokens=not text.startswith("<s>"),
+            return_tensors="pt",
         )
         ids = expected["input_ids"][0].tolist()
         assert sample.tokens.ids == ids[: len(sample.tokens.ids)]
@@ -164,7 +169,7 @@ def test_answers_and_the_end_of_their_turn_are_predicted(
         assert sample.tokens.labels[-1] == made.tokenizer.convert_tokens_to_ids(end)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", RUN)
 def test_gradients_equal_autograd_one_at_a_time(name: str, models: Models, pictures: Path, tmp_path: Path) -> None:
     config = ModelConfig(
         base=str(models[name]), dtype="float32", device="cpu", template="chat_template", lora=LoraConfig(r=4, alpha=8)
@@ -193,7 +198,7 @@ def test_gradients_equal_autograd_one_at_a_time(name: str, models: Models, pictu
             torch.testing.assert_close(part[key], found[key][start : start + len(half.rows)], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", RUN)
 def test_a_run_ends_in_a_selection(name: str, models: Models, pictures: Path, tmp_path: Path) -> None:
     records = RECORDS if name in VISION else TEXT_RECORDS
     (tmp_path / "train.json").write_text(json.dumps(records * 5))
@@ -280,3 +285,51 @@ def test_code_in_a_model_folder_is_not_run_unasked(models: Models, tmp_path: Pat
     (tmp_path / "own" / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     assert "trust_remote_code" in refusal(tmp_path / "own", tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_several_images_are_refused_where_the_processor_treats_them_otherwise(
+    models: Models, pictures: Path, tmp_path: Path
+) -> None:
+    """LLaVA-OneVision gives each of several images of one text one tile."""
+    made = chat_format(models["llava_onevision"])
+    samples, bad = source_of(RECORDS, pictures, made, tmp_path).samples(range(len(RECORDS)))
+    assert [sample.row for sample in samples] == [0, 1, 2, 3]
+    assert all("2 images; this model's processor treats several" in record.reason for record in bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hyperclovax", "makes its logits in a way that is not supported"),
+        ("qwen2_moe", "per-sample gradients of Qwen2MoeForCausalLM cannot be taken"),
+        ("mamba", "PEFT cannot adapt MambaForCausalLM"),
+    ],
+)
+def test_models_whose_arithmetic_is_not_known_are_refused(
+    name: str, words: str, models: Models, tmp_path: Path
+) -> None:
+    try:
+        folder = models[name]
+    except AttributeError:
+        pytest.skip(f"this transformers has no {name}")
+    (tmp_path / "train.json").write_text(json.dumps(TEXT_RECORDS * 5))
+    config = {
+        "output_dir": "run",
+        "model": {"base": str(folder), "dtype": "float32", "device": "cpu", "template": "chat_template"},
+        "train": {"data": "train.json"},
+        "tasks": [{"name": "one", "data": "train.json"}],
+        "gradients": {"dim": 256},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    outcome = icons("warmup", tmp_path / "config.yaml")
+    assert outcome.code == 2, outcome.out + outcome.err
+    assert words in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
+def test_an_edited_chat_template_is_another_model(models: Models, tmp_path: Path) -> None:
+    shutil.copytree(models["llama"], tmp_path / "edited")
+    before = model_digest(tmp_path / "edited")
+    template = tmp_path / "edited" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("You help.", "You sail."))
+    assert model_digest(tmp_path / "edited") != before

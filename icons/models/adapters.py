@@ -6,6 +6,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,15 @@ def attach_fresh_lora(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        peft = get_peft_model(model.base, settings)
+        try:
+            peft = get_peft_model(model.base, settings)
+        except ValueError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"model.lora: PEFT cannot adapt {type(model.base).__name__} ({reason})") from None
     for parameter in peft.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return VisionLanguageModel(peft, model.base, model.inputs, model.device)
+    return replace(model, peft=peft)
 
 
 def lora_parameters(config: ModelConfig) -> int:
@@ -84,7 +89,7 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
             peft = PeftModel.from_pretrained(model.base, folder, is_trainable=False)
         except (ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"adapter {folder} does not fit the model ({str(error).splitlines()[0]})") from None
-    loaded = VisionLanguageModel(peft.requires_grad_(False).eval(), model.base, model.inputs, model.device)
+    loaded = replace(model, peft=peft.requires_grad_(False).eval())
     pairs = _pairs_or_refuse(loaded, folder)
     inside = language_model_name(model.base)
     outside = [pair.name for pair in pairs if not is_language(pair.name, inside)]

@@ -203,7 +203,8 @@ def _same_ids(folder: Path, own: ChatFormat, turns: list[str], sizes: list[tuple
     ids = [each for token in tokens.ids for each in (own.ids_of_image(next(coming)) if token == IMAGE_ID else [token])]
     bos = own.tokenizer.bos_token
     written = bool(bos and prompt.text.startswith(bos))
-    expected = own.processor(text=[prompt.text], images=images, add_special_tokens=not written)["input_ids"][0]
+    # One list a text, as apply_chat_template gives them: some processors treat the images of one text otherwise.
+    expected = own.processor(text=[prompt.text], images=[images], add_special_tokens=not written)["input_ids"][0]
     return ids == [int(token) for token in expected]
 
 

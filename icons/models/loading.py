@@ -14,6 +14,7 @@ from torch import nn
 from icons.config import ModelConfig
 from icons.errors import UserError
 from icons.models.formats import input_format, reads_images
+from icons.models.probe import with_right_head
 from icons.models.vlm import VisionLanguageModel
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
@@ -70,7 +71,7 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
     if missing:
         raise UserError(f"model.base: {folder} lacks {len(missing)} of the model's tensors, the first is {missing[0]}")
     model.requires_grad_(False).eval().to(device)
-    return VisionLanguageModel(model, model, inputs, device)
+    return with_right_head(VisionLanguageModel(model, model, inputs, device))
 
 
 def meta_model(config: ModelConfig) -> nn.Module:

@@ -26,6 +26,7 @@ class VisionLanguageModel:
     base: Any  # of AutoModelForImageTextToText or AutoModelForCausalLM
     inputs: InputFormat
     device: torch.device
+    scaled_head: bool = False  # found out by icons.models.probe
 
     def lora_pairs(self) -> list[LoraPair]:
         return lora_pairs(self.peft)
@@ -44,12 +45,13 @@ class VisionLanguageModel:
         return ForwardPass(pairs, hidden, self.head, labels_BQ)
 
     def head(self, hidden_NH: Tensor) -> Tensor:
-        """Logits [n, V] of positions [n, H], scaled and capped as the config says (Cohere, Granite, Gemma 2)."""
+        """Logits [n, V] of positions [n, H]; with `scaled_head` scaled and capped as the config says (Cohere)."""
         logits: Tensor = self.base.get_output_embeddings()(hidden_NH)
+        if not self.scaled_head:
+            return logits
         config = self.base.config.get_text_config()
-        logits = (
-            logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        )
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

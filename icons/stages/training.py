@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 class Job:
     """One training: `rows` picks them when their number is known, `made_of` is what decides them.
 
-    `check` gets the number of steps before anything is written. `keep`: how many checkpoints stay (None: all);
-    `optimizer_in_final`: whether final/ holds the newest checkpoint whole, or its adapter alone.
+    `check` gets the number of steps before anything is written, `try_model` the model with its LoRA before the first
+    step. `keep`: how many checkpoints stay (None: all); `optimizer_in_final`: whether final/ holds the newest of them
+    whole, or its adapter alone.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Job:
     rows: Callable[[int], Sequence[int]]
     made_of: Fingerprint
     check: Callable[[int], None] = lambda steps: None
+    try_model: Callable[[VisionLanguageModel], None] = lambda model: None
     keep: int | None = None
     optimizer_in_final: bool = True
 
@@ -180,7 +182,8 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     projector = _projector(model, job, processes)
     settings = job.settings
     torch.manual_seed(settings.seed)
-    peft = attach_fresh_lora(model, config.model.lora, projector=projector).peft
+    adapted = attach_fresh_lora(model, config.model.lora, projector=projector)
+    processes.together(lambda: job.try_model(adapted))
     recipe = Recipe(
         steps=ready.steps,
         learning_rate=settings.learning_rate,
@@ -195,7 +198,7 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
         keep=job.keep,
     )
     samples = TrainingSamples(ready.source, ready.samples, model.token_type_arguments)
-    loss = fine_tune(peft.train(), samples, job.folder, recipe, job.title, processes)
+    loss = fine_tune(adapted.peft.train(), samples, job.folder, recipe, job.title, processes)
     if not processes.main:
         return
     newest = checkpoints(job.folder)[-1]

@@ -5,6 +5,8 @@ ICONS (arXiv 2501.00654), stage 1: a warm-up on 5% of the data; the adapter it l
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from icons.config import Config
 from icons.errors import UserError
 from icons.progress import say
@@ -12,6 +14,9 @@ from icons.stages.inputs import require_dim
 from icons.stages.training import Job, train
 from icons.store.layout import RunFolder
 from icons.training.processes import Processes
+
+if TYPE_CHECKING:
+    from icons.models.vlm import VisionLanguageModel
 
 
 def warmup(config: Config) -> None:
@@ -28,8 +33,15 @@ def warmup(config: Config) -> None:
         rows=lambda num_rows: _rows(config, num_rows),
         made_of={},
         check=lambda steps: _require_checkpoints(config, steps),
+        try_model=_require_gradients,
     )
     train(config, job)
+
+
+def _require_gradients(model: VisionLanguageModel) -> None:
+    from icons.models.probe import require_gradients
+
+    require_gradients(model)
 
 
 def _rows(config: Config, num_rows: int) -> list[int]:
