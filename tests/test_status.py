@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,21 @@ def test_a_beat_that_is_old_or_of_the_future_is_no_life(seconds: float, begun: P
     os.utime(folder / "heartbeat.json", (moment, moment))
     assert train_states(begun)[2] == "stopped"
     assert f"2                    no sign of life from {os.uname().nodename}, 0 of 33 rows" in begun.icons("status").out
+
+
+def test_a_killed_process_is_seen_at_once_on_its_own_machine(begun: Project) -> None:
+    code = (
+        "import sys, time, pathlib, icons.store.heartbeat as h\n"
+        "with h.Heartbeat(pathlib.Path(sys.argv[1]), 33, 0): time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, chunk_folder(begun, 2)])
+    while not (chunk_folder(begun, 2) / "heartbeat.json").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert train_states(begun)[2] == "running"
+    process.kill()
+    process.wait()
+    assert train_states(begun)[2] == "stopped"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"state": "running"}'])

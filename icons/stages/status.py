@@ -158,7 +158,7 @@ def _from_manifest(piece: Piece, manifest: Manifest) -> Piece:
 def _from_beat(piece: Piece, beat: Beat) -> Piece:
     piece = replace(piece, total=beat.total or piece.total, host=beat.host, job=beat.job)
     if beat.alive:
-        return replace(piece, state="running", detail="", rows=beat.rows, rate=beat.rate)
+        return replace(piece, state="running", detail="", rows=max(beat.rows, piece.rows), rate=beat.rate)
     if beat.state == "failed":
         return replace(piece, state="failed", detail=beat.error)
     if piece.state == "damaged":
