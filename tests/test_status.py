@@ -88,6 +88,17 @@ def test_a_live_chunk_is_running_and_not_to_be_submitted_again(begun: Project) -
     assert train_states(begun) == ["done", "stopped", "missing"]
 
 
+def test_a_process_that_lives_and_gets_nowhere_is_pointed_out(begun: Project) -> None:
+    path = chunk_folder(begun, 2) / "heartbeat.json"
+    with Heartbeat(path.parent, 33, 0) as beat:
+        beat.write()
+        path.write_text(json.dumps({**json.loads(path.read_text()), "idle": 700}))
+        assert (
+            "final  running  2                    no new row for ten minutes or more, 0 of 33"
+            in begun.icons("status").out
+        )
+
+
 @pytest.mark.parametrize("seconds", [-3600, 3600, -10 * 365 * 86400])
 def test_a_beat_that_is_old_or_of_the_future_is_no_life(seconds: float, begun: Project) -> None:
     folder = chunk_folder(begun, 2)

@@ -74,10 +74,8 @@ class Heartbeat:
         self._first = self._first or (self._last, self._done)
 
     def _beat(self) -> None:
-        while True:
+        while not self._over.wait(BEAT_SECONDS):
             self.write()
-            if self._over.wait(BEAT_SECONDS):
-                return
 
     def write(self, state: str = "running", error: str = "") -> None:
         now = time.monotonic()
@@ -87,6 +85,7 @@ class Heartbeat:
         _write(self._folder, {"state": state, **own, "error": error})
 
     def __enter__(self) -> Heartbeat:
+        self.write()
         self._thread.start()
         return self
 
