@@ -48,7 +48,8 @@ class Run:
     def show(self) -> None:
         self.say("$ squeue; icons status config.yaml")
         print(self.slurm.run("squeue", "--format=%.12i %.9P %.24j %.10T %.6M %r").rstrip())
-        print(self.slurm.run("icons", "status", self.root / "config.yaml").rstrip(), flush=True)
+        shown = self.slurm.run("icons", "status", self.root / "config.yaml")
+        print(shown.replace(f"{self.root}/", "").rstrip(), flush=True)
 
     def say(self, text: str) -> None:
         print(f"\n[{time.monotonic() - self.begin:4.0f} s] {text}", flush=True)
@@ -120,7 +121,7 @@ def through_everything(run: Run, chunks: int) -> None:
     run.slurm.wait_until(lambda: run.done() >= chunks // 2 and bool(run.under_way()), 600)
     number, beat = next(iter(run.under_way().items()))
     os.kill(beat["pid"], signal.SIGKILL)
-    run.say(f"chunk {number} is killed (kill -9) at row {beat['rows']}")
+    run.say(f"chunk {number} is killed (kill -9) in the middle")
     run.show()
 
     run.slurm.wait_until_empty(600)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from icons.ranges import as_ranges
 from icons.stages.status import Piece, summarise
 from icons.stages.status_table import table
+from icons.store.files import read_sealed, write_sealed
 from icons.store.heartbeat import Heartbeat
 from icons.store.lock import only_one_process
 from tests.conftest import Project
@@ -31,9 +34,9 @@ def chunk_folder(project: Project, number: int) -> Path:
 def begun(copy_of_finished: Project) -> Project:
     """The finished run, but for the last shard of chunk 1 and all of chunk 2."""
     manifest = chunk_folder(copy_of_finished, 1) / "manifest.json"
-    content = json.loads(manifest.read_text())
+    content = read_sealed(manifest, "")
     (chunk_folder(copy_of_finished, 1) / content["shards"].pop()["file"]).unlink()
-    manifest.write_text(json.dumps({**content, "complete": False}))
+    write_sealed(manifest, {**content, "complete": False})
     for path in chunk_folder(copy_of_finished, 2).iterdir():
         path.unlink()
     return copy_of_finished
@@ -86,6 +89,17 @@ def test_a_live_chunk_is_running_and_not_to_be_submitted_again(begun: Project) -
     assert train_states(begun) == ["done", "stopped", "missing"]
 
 
+def test_a_process_that_lives_and_gets_nowhere_is_pointed_out(begun: Project) -> None:
+    path = chunk_folder(begun, 2) / "heartbeat.json"
+    with Heartbeat(path.parent, 33, 0) as beat:
+        beat.write()
+        path.write_text(json.dumps({**json.loads(path.read_text()), "idle": 700}))
+        assert (
+            "final  running  2                    no new row for ten minutes or more, 0 of 33"
+            in begun.icons("status").out
+        )
+
+
 @pytest.mark.parametrize("seconds", [-3600, 3600, -10 * 365 * 86400])
 def test_a_beat_that_is_old_or_of_the_future_is_no_life(seconds: float, begun: Project) -> None:
     folder = chunk_folder(begun, 2)
@@ -98,6 +112,21 @@ def test_a_beat_that_is_old_or_of_the_future_is_no_life(seconds: float, begun: P
     os.utime(folder / "heartbeat.json", (moment, moment))
     assert train_states(begun)[2] == "stopped"
     assert f"2                    no sign of life from {os.uname().nodename}, 0 of 33 rows" in begun.icons("status").out
+
+
+def test_a_killed_process_is_seen_at_once_on_its_own_machine(begun: Project) -> None:
+    code = (
+        "import sys, time, pathlib, icons.store.heartbeat as h\n"
+        "with h.Heartbeat(pathlib.Path(sys.argv[1]), 33, 0): time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, chunk_folder(begun, 2)])
+    while not (chunk_folder(begun, 2) / "heartbeat.json").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    assert train_states(begun)[2] == "running"
+    process.kill()
+    process.wait()
+    assert train_states(begun)[2] == "stopped"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"state": "running"}'])

@@ -19,6 +19,7 @@ from icons.store.scores import read_scores_header
 
 OPEN_STATES = ("running", "failed", "stopped", "damaged", "missing")
 """States of a chunk or task that is not done; stopped: begun, and nothing is computing it."""
+HUNG_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,8 @@ def _from_manifest(piece: Piece, manifest: Manifest) -> Piece:
 def _from_beat(piece: Piece, beat: Beat) -> Piece:
     piece = replace(piece, total=beat.total or piece.total, host=beat.host, job=beat.job)
     if beat.alive:
-        return replace(piece, state="running", detail="", rows=beat.rows, rate=beat.rate)
+        hung = "no new row for ten minutes or more" if beat.idle >= HUNG_SECONDS else ""
+        return replace(piece, state="running", detail=hung, rows=max(beat.rows, piece.rows), rate=beat.rate)
     if beat.state == "failed":
         return replace(piece, state="failed", detail=beat.error)
     if piece.state == "damaged":

@@ -16,7 +16,7 @@ from icons.stages.status import OPEN_STATES, Piece, Summary, collect_status, sum
 WATCH_SECONDS = 10.0
 MOST_LINES = 8
 """Of different reasons of one state; the rest is counted."""
-REASONED = ("failed", "damaged", "stopped")
+REASONED = ("failed", "damaged", "stopped", "running")
 """States in which a piece's detail says why."""
 
 

@@ -2,7 +2,8 @@
 
 `heartbeat.json` is rewritten every ten seconds and deleted when the folder is complete. Whether it is fresh is judged
 by the file system's clock alone: the modification time of the beat against that of a file made at the moment of
-looking. Clocks of nodes that differ, or jump, do not matter.
+looking. Clocks of nodes that differ, or jump, do not matter. On the machine that computes the process itself is looked
+for.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Beat:
     """The last sign of life: `state` running, stopped (by a signal) or failed; rows of the folder done by then.
 
     `rate` in rows a second since the process's first batch; `idle` seconds since the last row; `age` seconds since
-    it was written; `job` the Slurm job id or empty; `error` what went wrong, or the signal.
+    it was written; `machine` a name of the running system and its process numbers (empty: unknown); `job` the Slurm job
+    id or empty; `error` what went wrong, or the signal.
     """
 
     state: str
@@ -43,6 +45,7 @@ class Beat:
     rate: float
     idle: float
     host: str
+    machine: str
     pid: int
     job: str
     error: str
@@ -50,7 +53,9 @@ class Beat:
 
     @property
     def alive(self) -> bool:
-        return self.state == "running" and abs(self.age) < FRESH_SECONDS
+        if self.state != "running" or abs(self.age) >= FRESH_SECONDS:
+            return False
+        return not self.machine or self.machine != _machine() or Path(f"/proc/{self.pid}").is_dir()
 
 
 class Heartbeat:
@@ -69,10 +74,8 @@ class Heartbeat:
         self._first = self._first or (self._last, self._done)
 
     def _beat(self) -> None:
-        while True:
+        while not self._over.wait(BEAT_SECONDS):
             self.write()
-            if self._over.wait(BEAT_SECONDS):
-                return
 
     def write(self, state: str = "running", error: str = "") -> None:
         now = time.monotonic()
@@ -82,6 +85,7 @@ class Heartbeat:
         _write(self._folder, {"state": state, **own, "error": error})
 
     def __enter__(self) -> Heartbeat:
+        self.write()
         self._thread.start()
         return self
 
@@ -138,6 +142,15 @@ def file_system_now(folder: Path) -> float:
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
-    who = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
+    who = {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid()}
     with suppress(OSError):
-        write_json(folder / FILE, {**content, **who})
+        write_json(folder / FILE, {**content, **who, "job": os.environ.get("SLURM_JOB_ID", "")})
+
+
+def _machine() -> str:
+    """Differs between machines, restarts and containers; empty where there is no /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""

@@ -81,7 +81,7 @@ class Cluster:
     def wait_until(self, moment: Callable[[], bool], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not moment():
-            assert time.monotonic() < deadline, self.queue()
+            assert time.monotonic() < deadline, f"waited {seconds} s; squeue: {self.run('squeue', check=False)}"
             time.sleep(0.1)
 
     def wait_until_empty(self, seconds: float = 120) -> None:

@@ -104,6 +104,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Project:
     raw["train"]["num_chunks"] = 2
     raw["tasks"] = raw["tasks"][:2]
     raw["gradients"] = {"projection": "rademacher", "dim": 4096, "tokens_per_batch": 1, "shard_rows": 4}
+    raw["gradients"]["num_workers"] = 1  # a process that decodes images, which Slurm's signals strike too
     project = Project(root, raw)
     project.save()
     outcome = project.icons("run")
