@@ -312,8 +312,6 @@ def main(arguments: list[str] | None = None) -> None:
     """
     # Read when torch loads. Threads that spin while they wait made a shared two-core machine twelve times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Read when NumPy loads. Its products are made in threads of our own, which its threads would only hold up.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # The processes that decode images are forked after tokenising and tokenise nothing.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:

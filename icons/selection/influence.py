@@ -39,27 +39,25 @@ def mean_direction(parts: Iterable[tuple[npt.NDArray[np.float16], npt.NDArray[np
 def influence_scores(unit_ND: npt.NDArray[np.float16], directions_TD: Float32) -> Float32:
     """Scores [n, T]: mean cosine of each training row with each task's validation rows.
 
-    torch converts float16 some twenty times faster than NumPy does.
+    By torch, which converts float16 some twenty times faster than NumPy does, and whose products do not depend on how
+    many threads a library was started with.
     """
-    directions_DT = np.ascontiguousarray(directions_TD.T)
-    scores_NT = np.empty((len(unit_ND), len(directions_TD)), np.float32)
-    rows_ND, block_BD = torch.from_numpy(unit_ND), torch.empty(BLOCK, unit_ND.shape[1])
+    rows_ND = torch.from_numpy(unit_ND)
+    directions_DT = torch.from_numpy(directions_TD).T.contiguous()  # in torch's own memory, aligned as in every run
+    scores_NT = torch.empty(len(unit_ND), len(directions_TD))
+    block_BD = torch.empty(BLOCK, unit_ND.shape[1])
     for start in range(0, len(unit_ND), BLOCK):
         rows = rows_ND[start : start + BLOCK]
         block_BD[: len(rows)].copy_(rows)
-        np.matmul(block_BD[: len(rows)].numpy(), directions_DT, out=scores_NT[start : start + len(rows)])
-    return scores_NT
+        torch.mm(block_BD[: len(rows)], directions_DT, out=scores_NT[start : start + len(rows)])
+    scores: Float32 = scores_NT.numpy()
+    return scores
 
 
 def influence_matrix(unit_ND: npt.NDArray[np.float16], unit_MD: npt.NDArray[np.float16]) -> Float32:
     """Cosines [n, M] of training with validation rows."""
-    return as_float32(unit_ND) @ as_float32(unit_MD).T
-
-
-def as_float32(rows: npt.NDArray[np.float16]) -> Float32:
-    """The same numbers as float32."""
-    converted: Float32 = torch.from_numpy(rows).float().numpy()
-    return converted
+    matrix: Float32 = (torch.from_numpy(unit_ND).float() @ torch.from_numpy(unit_MD).float().T).numpy()
+    return matrix
 
 
 def combine_groups(scores_NT: Float32, members: Sequence[Sequence[int]]) -> Float32:
