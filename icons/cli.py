@@ -233,10 +233,11 @@ def job(
     from icons.cluster.job import checkpoint_overrides, find_job, stage_function
 
     overrides = [*(overrides or []), *checkpoint_overrides(checkpoint)]
-    found = find_job(load_config(config, overrides), stage, chunk, task, offset)
-    if found is not None:
-        with found.watched():
-            _run_stage(config, overrides, stage_function(found))
+    with stoppable(last=True):
+        found = find_job(load_config(config, overrides), stage, chunk, task, offset)
+        if found is not None:
+            with found.watched():
+                _run_stage(config, overrides, stage_function(found))
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})

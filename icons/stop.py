@@ -34,6 +34,7 @@ class _Request:
 
     signal: str | None = None
     deadline: float = 0.0
+    heard: bool = False  # whether signals are turned into Stopped at all
     noted_only: bool = False
     raised: bool = False
 
@@ -42,20 +43,24 @@ _request = _Request()
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Turns the two signals into `Stopped` while open; without effect outside the main thread or inside another."""
-    names = [name for name in GRACE_SECONDS if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
+def stoppable(*, last: bool = False) -> Iterator[None]:
+    """Turns the two signals into `Stopped` while open; without effect outside the main thread or inside another.
+
+    With `last` the process has nothing to do behind it: a signal that strikes while it ends must not make it a failed
+    one, and is ignored.
+    """
+    global _request
+    if _request.heard or threading.current_thread() is not threading.main_thread():
         yield
         return
-    global _request
-    _request = _Request()
+    names = [name for name in GRACE_SECONDS if hasattr(signal, name)]
+    _request = _Request(heard=True)
     before = {name: signal.signal(getattr(signal, name), _strike) for name in names}
     try:
         yield
     finally:
         for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+            signal.signal(getattr(signal, name), signal.SIG_IGN if last else handler)
         _request = _Request()
 
 

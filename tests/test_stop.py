@@ -72,6 +72,18 @@ def test_a_stopped_command_goes_on_from_there(name: str, copy_of_finished: Proje
         assert (folder / path).read_bytes() == (finished.run / "train_grads" / path).read_bytes()
 
 
+def test_a_signal_after_the_work_is_done_does_not_undo_it(finished: Project) -> None:
+    """The interpreter takes its time to end, and Slurm would take a job that dies meanwhile for a failed one."""
+    code = (
+        "import atexit, os, signal, sys, icons.cli\n"
+        "atexit.register(lambda: [os.kill(os.getpid(), s) for s in (signal.SIGUSR2, signal.SIGTERM)])\n"
+        "icons.cli.main(sys.argv[1:])"
+    )
+    process = start(finished, "-c", code, "job", "generalist", "--config", str(finished.config))
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+
+
 def test_a_job_that_cannot_finish_a_shard_in_its_time_is_not_requeued(copy_of_finished: Project) -> None:
     folder = copy_of_finished.run / "train_grads" / "final" / "chunk-00000-of-00003"
     for path in folder.iterdir():

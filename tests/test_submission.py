@@ -80,6 +80,17 @@ def test_a_follower_is_replaced_when_more_is_submitted_before_it(config: Config)
     assert plan.outdated() == ["9"]
 
 
+def test_an_array_that_waits_for_less_than_is_submitted_now_is_replaced(config: Config) -> None:
+    plan = Plan(config, chunks("missing", "missing"), [])
+    name = Name("train-grads", "final", 0, plan.run)
+    plan.jobs = [queued(name, "7_0", 0, waits="yes"), queued(name, "7_1", 1, waits="yes")]
+    plan.renewed.add("warmup")
+    assert as_text(plan.array_orders("train-grads", 1001)) == ["train-grads:final 0-1"]
+    assert plan.outdated() == ["7"]
+    plan.jobs = [queued(name, "7_0", 0), queued(name, "7_1", 1)]  # begun before, and requeued
+    assert plan.array_orders("train-grads", 1001) == []
+
+
 def test_what_waits_for_a_failed_job_is_submitted_anew(config: Config) -> None:
     plan = Plan(config, [Piece("merge", "", "missing", checkpoint="final")], [])
     plan.jobs = [queued(Name("merge", "", 0, plan.run), "9", waits="failed")]
