@@ -183,8 +183,7 @@ def tiny_model(
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Write a tiny LLaVA with random weights: the real classes, small sizes, no download."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty; choose a new folder")
+    _require_new(folder)
     from icons.models.tiny import build_tiny_llava
 
     build_tiny_llava(folder, seed=seed)
@@ -199,6 +198,7 @@ def assemble(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
 ) -> None:
     """Put LLaVA before instruction tuning together from its published parts, as one Hugging Face folder."""
+    _require_new(out)
     from icons.models.assemble import assemble_llava
 
     assemble_llava(llm, vision, projector, out)
@@ -207,10 +207,16 @@ def assemble(
 
 @app.command()
 def import_adapter(
-    llava: Annotated[Path, typer.Argument(metavar="LLAVA_DIR", help="The folder of LLaVA's code.", show_default=False)],
+    llava: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LLAVA_DIR", help="What LLaVA's training wrote: adapter_config.json and so on.", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="PEFT folder to write.", show_default=False)],
 ) -> None:
     """Convert an adapter that the original LLaVA code trained, with its projector, to PEFT's format."""
+    _require_new(out)
     from icons.models.llava_adapter import import_llava_adapter
 
     count = import_llava_adapter(llava, out)
@@ -278,6 +284,11 @@ def _run_stage(
     resolved, target = dump_config(config).encode(), RunFolder(config.output_dir).config
     if target.resolve() != path.resolve() and not (target.is_file() and target.read_bytes() == resolved):
         write_bytes(target, resolved)
+
+
+def _require_new(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is there already and not empty; choose a new folder")
 
 
 def _open(path: Path, overrides: list[str] | None, *, write: bool = True) -> Config:

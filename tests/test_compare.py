@@ -203,3 +203,13 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, train: Pa
     refused(icons("compare", a, tmp_path / "gone.json"), "gone.json: cannot be read (No such file or directory)")
     refused(icons("compare", a, write_json(b, [12]), "--data", train), f"{b}: row 12 is not in {train} (12 records)")
     refused(icons("compare", a, a, "--data", tmp_path / "none.json"), "none.json: cannot be read")
+
+
+def test_several_images_tell_records_apart(tmp_path: Path) -> None:
+    said = {"conversations": record(None, None)["conversations"]}
+    a = write_json(tmp_path / "a.json", [{**said, "images": ["coco/1.png", "coco/2.png"]}])
+    b = write_json(tmp_path / "b.json", [{**said, "images": ["coco/1.png", "coco/3.png"]}])
+    found = as_json(a, b)
+    assert found["overlap"] == 0 if "overlap" in found else found["both"] == 0
+    again = as_json(a, write_json(tmp_path / "c.json", [{**said, "image": ["coco/1.png", "coco/2.png"]}]))
+    assert again["jaccard"] == 1

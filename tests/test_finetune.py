@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -252,3 +253,38 @@ def test_other_commands_refuse_several_processes(project: Project, monkeypatch: 
     outcome = project.icons("run")
     assert outcome.code == 2
     assert "only `icons warmup` and `icons finetune` run in several processes" in outcome.err
+
+
+def test_a_selection_of_another_data_file_is_not_trained_on(copy_of_finished: Project) -> None:
+    """Two records that change places leave the number of records as it was."""
+    project = copy_of_finished
+    path = project.root / "data" / "train.json"
+    records = json.loads(path.read_text())
+    path.write_text(json.dumps([records[1], records[0], *records[2:]]))
+    for command in ("finetune", "generalist", "specialist"):
+        outcome = project.icons(command)
+        assert outcome.code == 2, outcome.out
+        assert str(path) in outcome.err
+        assert not (project.run / "finetune").exists()
+
+
+def test_the_merged_model_is_of_the_adapter_that_is_there(tuning: Project) -> None:
+    short = ("--merge", "--set", "finetune.max_steps=3", "--set", "finetune.learning_rate=0.01")
+    tune(tuning, *short)
+    weights = finetuned(tuning, "rows") / "merged" / "model.safetensors"
+    first = weights.read_bytes()
+    assert "is there already" in tune(tuning, *short)
+    for name in ("final", "checkpoint-3"):
+        shutil.rmtree(finetuned(tuning, "rows") / name)
+    (finetuned(tuning, "rows") / "manifest.json").unlink()
+    tune(tuning, *short, "--set", "finetune.learning_rate=0.1")
+    assert weights.read_bytes() != first
+
+
+@pytest.mark.parametrize("content", ["[1, 2", None])
+def test_a_file_that_is_no_index_is_named(content: str | None, tuning: Project) -> None:
+    path = tuning.root / "own"
+    path.mkdir() if content is None else path.write_text(content)
+    outcome = tuning.icons("finetune", "--indices", path)
+    assert outcome.code == 2
+    assert f"{path} cannot be read as a JSON file of row numbers" in outcome.err

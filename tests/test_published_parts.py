@@ -369,3 +369,9 @@ def test_what_cannot_be_taken_over_is_refused(
     assert outcome.code == 2
     assert words in outcome.err
     assert not (tmp_path / "out" / "adapter_config.json").exists()
+
+
+def test_nothing_is_written_over_another_adapter(llava_adapter: Path, imported: Path) -> None:
+    outcome = icons("import-adapter", llava_adapter, imported)
+    assert outcome.code == 2
+    assert "is there already and not empty" in outcome.err

@@ -26,10 +26,8 @@ def assemble_llava(llm: Path, vision: Path, projector: Path, out: Path) -> None:
     """Writes a Hugging Face LLaVA folder, weights in the dtypes of the parts; `out` is there when it is complete.
 
     The rows that the vocabulary gains, the image token's among them, are the mean of the others. Raises UserError for a
-    part of another kind, parts whose widths do not fit, and an `out` that is there and not empty.
+    part of another kind and parts whose widths do not fit.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out} is there already and not empty; choose a new folder")
     text_config, vision_config = _llm_config(llm), _vision_config(vision)
     tokenizer = _tokenizer(llm)
     text = _text_tensors(llm, len(tokenizer))

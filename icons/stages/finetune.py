@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from icons.config import Config
 from icons.errors import UserError
 from icons.progress import say
 from icons.stages.training import Job, replace_folder, train
-from icons.store.files import read_json
-from icons.store.fingerprint import Fingerprint, digest
+from icons.store.files import read_json, write_json
+from icons.store.fingerprint import Fingerprint, digest, file_digest
 from icons.store.layout import RunFolder
+from icons.store.lock import only_one_process
 
 CHECKPOINTS_KEPT = 2  # the newest; at LLaVA-1.5-7B's size each takes 4 GB
 
@@ -60,20 +63,23 @@ def choose(config: Config, indices: Path | None, everything: bool, random_seed: 
         raise UserError(
             f"{path} does not exist; run `icons generalist` first, or choose with --indices FILE or --everything"
         )
-    chosen, num_train = read_indices(path)
+    chosen, num_train, data = read_indices(path)
     if random_seed is not None:
         return _random(len(chosen), random_seed)
 
     def rows(num_rows: int) -> list[int]:
         if num_train is not None and num_train != num_rows:
             raise UserError(f"{path} was made of {num_train} records, {config.train.data} has {num_rows}")
+        if data is not None and data != file_digest(config.train.data)[:16]:
+            raise UserError(f"{path} was made of another file than {config.train.data}, which may have changed since")
         if chosen[-1] >= num_rows:
             raise UserError(f"{path}: index {chosen[-1]} is not in {config.train.data}, which has {num_rows} records")
         return chosen
 
     default = config.selection.name
     if indices is not None:
-        default = indices.absolute().parent.name if indices.name == "selected_indices.json" else indices.stem
+        named = indices.absolute().parent.name if indices.name == "selected_indices.json" else indices.stem
+        default = re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-.") or "indices"
     return Part(default, {"rows": digest({"indices": chosen})}, rows)
 
 
@@ -88,13 +94,18 @@ def _random(count: int, seed: int) -> Part:
     return Part(f"random-{count}-seed{seed}", {"rows": f"{count} at random, seed {seed}"}, rows)
 
 
-def read_indices(path: Path) -> tuple[list[int], int | None]:
-    """Ascending indices of a selection file, or of a bare JSON list, and `num_train` where it is given.
+def read_indices(path: Path) -> tuple[list[int], int | None, str | None]:
+    """Ascending indices of a selection file, or of a bare JSON list; `num_train` and `data` where they are given.
 
     Raises UserError when they are not distinct non-negative whole numbers.
     """
-    found = read_json(path)
-    indices, num_train = (found.get("indices"), found.get("num_train")) if isinstance(found, dict) else (found, None)
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as a JSON file of row numbers ({reason})") from None
+    whole: dict[str, Any] = found if isinstance(found, dict) else {"indices": found}
+    indices, num_train, data = whole.get("indices"), whole.get("num_train"), whole.get("data")
     if not isinstance(indices, list) or not indices:
         raise UserError(f'{path}: expected a list of row numbers, or an object with one under "indices"')
     for index in indices:
@@ -104,15 +115,24 @@ def read_indices(path: Path) -> tuple[list[int], int | None]:
     for first, second in pairwise(ordered):
         if first == second:
             raise UserError(f"{path}: index {first} stands twice; each record is trained on once an epoch")
-    return ordered, num_train if type(num_train) is int else None
+    known = num_train if type(num_train) is int else None
+    return ordered, known, data if isinstance(data, str) else None
+
+
+MERGED_OF = "merged_of.json"
+"""Beside merged/: the SHA-256 of the adapter that was folded in."""
 
 
 def _merge(config: Config, job: Job) -> None:
     from icons.models.merging import write_merged
 
-    target = job.folder / "merged"
-    if target.is_dir():
-        say(f"{job.title}: {target} is there already")
-        return
-    replace_folder(target, lambda folder: write_merged(config.model, job.folder / "final", folder))
+    target, note = job.folder / "merged", job.folder / MERGED_OF
+    with only_one_process(job.folder):
+        adapter = file_digest(job.folder / "final" / "adapter_model.safetensors")
+        if target.is_dir() and note.is_file() and read_json(note) == {"adapter": adapter}:
+            say(f"{job.title}: {target} is there already")
+            return
+        note.unlink(missing_ok=True)
+        replace_folder(target, lambda folder: write_merged(config.model, job.folder / "final", folder))
+        write_json(note, {"adapter": adapter})
     say(f"{job.title}: merged into the weights, a plain model folder: {target}")

@@ -31,6 +31,8 @@ def generalist(config: Config) -> None:
             f"the scores are of the tasks {', '.join(scores.columns)}, the config names {', '.join(config.columns)}; "
             "run `icons specialist` again"
         )
+    if file_digest(config.train.data)[:16] != scores.data:
+        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
     folder = RunFolder(config.output_dir).selection(config.selection.name)
     settings = config.selection.model_dump(exclude={"name"})
     fingerprint = digest({"scores": scores.fingerprint, **settings})
@@ -59,14 +61,13 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
     if count == 0 or not scores.valid.any():
         why = "no row is valid" if count else f"{settings.percent}% of {num_rows} records is less than one"
         raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
-    if file_digest(config.train.data)[:16] != scores.data:
-        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
     tau = thresholds(scores.scores, scores.valid, settings.percent)
     votes = cast_votes(scores.scores, scores.valid, tau)
     ranks = percentile_ranks(scores.scores, scores.valid)
     selected = most_voted(votes, ranks, scores.valid, count, settings.tie_break, settings.seed)
     head: dict[str, Any] = {
         "num_train": num_rows,
+        "data": scores.data,
         "num_selected": len(selected),
         "num_invalid": int((~scores.valid).sum()),
         "percent": settings.percent,

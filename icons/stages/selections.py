@@ -50,10 +50,11 @@ class Selection:
 
 def member(record: dict[str, Any]) -> Member:
     """The source is the record's `source`, else the first folder of its image path."""
-    name, image, source = record.get("id"), record.get("image"), record.get("source")
-    text = json.dumps([name, image, record.get("conversations")], sort_keys=True)
-    if isinstance(image, list) and image:
-        image = image[0]
+    name, source = record.get("id"), record.get("source")
+    shown = record.get("image") if record.get("image") is not None else record.get("images")
+    images = shown if isinstance(shown, list) else [] if shown is None else [shown]
+    text = json.dumps([name, images, record.get("conversations")], sort_keys=True)
+    image = images[0] if images else None
     if not (isinstance(source, str) and source):
         folders = image.strip("/").split("/")[:-1] if isinstance(image, str) else []
         source = TEXT_ONLY if not image else folders[0] if folders else NO_FOLDER
@@ -76,7 +77,9 @@ def read_selection(path: Path) -> Selection:
     if head.startswith(b"{") and not _is_record(first):
         found = _parsed(path)
         if "indices" not in found:
-            raise UserError(f"{path}: an object without 'indices'; expected an index file or LLaVA records")
+            raise UserError(
+                f"{path}: one JSON object without 'indices'; expected an index file, or LLaVA records as a list or one a line"
+            )
         return _index_file(path, found)
     records = Records(path)
     return Selection(path, members=[member(records[row]) for row in range(len(records))])

@@ -19,7 +19,7 @@ from icons.stages.checkpoints import checkpoint_weights
 from icons.stages.directions import complete_task, task_digest, tasks_digest
 from icons.stages.inputs import OWN_FIELDS, val_type
 from icons.store.files import write_tensors
-from icons.store.fingerprint import Fingerprint, digest, require_same
+from icons.store.fingerprint import Fingerprint, digest, file_digest, require_same
 from icons.store.index import Index, read_index
 from icons.store.layout import RunFolder
 from icons.store.rows import RowWriter, Shard
@@ -102,6 +102,11 @@ def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
     """What the scores are made of; checks on the way that tasks and training rows belong together."""
     columns = ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items())
     made_of: Fingerprint = {"columns": columns, "matrix": config.influence.save_matrix}
+    data = file_digest(config.train.data)[:16]
+    if any(index.fingerprint["data"] != data for index in indices):
+        raise UserError(
+            f"{config.train.data} is not the file that the training rows were made of; run the stages again"
+        )
     if len({str(index.fingerprint["adapter"]) for index in indices}) < len(indices):
         raise UserError("gradients.checkpoints: two of them are the same adapter, which would count twice")
     ranges = [[(shard.start, shard.stop) for shard in index.shards] for index in indices]
