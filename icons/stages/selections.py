@@ -77,9 +77,7 @@ def read_selection(path: Path) -> Selection:
     if head.startswith(b"{") and not _is_record(first):
         found = _parsed(path)
         if "indices" not in found:
-            raise UserError(
-                f"{path}: one JSON object without 'indices'; expected an index file, or LLaVA records as a list or one a line"
-            )
+            raise UserError(f"{path}: one JSON object without 'indices'; expected an index file, or a list of records")
         return _index_file(path, found)
     records = Records(path)
     return Selection(path, members=[member(records[row]) for row in range(len(records))])
