@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from icons.config import Config, dump_config, load_config, missing_files
 from icons.errors import UserError
-from icons.stop import EXIT_CODE, Stopped, stoppable
+from icons.exits import exit_codes
+from icons.stop import stoppable
 
 app = typer.Typer(
     name="icons",
@@ -305,47 +304,11 @@ def _open(path: Path, overrides: list[str] | None, *, write: bool = True) -> Con
     return config
 
 
-_USERS_OS_ERRORS = {
-    errno.ENOSPC: "no space left on the disk",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file size limit is reached",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a file stands where a folder is needed",
-    errno.EEXIST: "a file stands where a folder is needed",
-}
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Exits 0 when done, 2 with one clear line for a mistake of the user's, 1 with a traceback for anything else.
-
-    75 when it was asked to stop (see `icons.stop`).
-    """
+    """Runs a command and exits as `icons.exits` says."""
     # Read when torch loads. Threads that spin while they wait made a shared two-core machine twelve times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # The processes that decode images are forked after tokenising and tokenise nothing.
+    # Processes that decode images are forked after tokenising; each of them turns the tokenizer's threads off.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    try:
+    with exit_codes():
         app(args=arguments, prog_name="icons")
-    except UserError as error:
-        _exit(str(error))
-    except Stopped as stop:
-        sys.stdout.flush()
-        print(stop, file=sys.stderr)
-        sys.exit(EXIT_CODE)
-    except OSError as error:
-        if error.errno not in _USERS_OS_ERRORS:
-            raise
-        _exit(f"{error.filename or 'output'}: {_USERS_OS_ERRORS[error.errno]}; finished work is kept")
-    except Exception as error:
-        # Rust and C++ writers (safetensors, torch) report a full disk in words of their own.
-        if not any(sign in str(error) for sign in ("os error 28", "No space left on device")):
-            raise
-        _exit(f"no space left on the disk ({error}); finished work is kept, make room and run again")
-
-
-def _exit(message: str) -> Any:
-    sys.stdout.flush()
-    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
-    sys.exit(2)

@@ -1,0 +1,51 @@
+"""How a command ends: 0 done, 2 a mistake of the user's in one line, 75 asked to stop, 1 with a traceback else."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from icons.errors import UserError
+from icons.stop import EXIT_CODE, Stopped
+
+_USERS_OS_ERRORS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit is reached",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+}
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns what a command raises into a message and an exit code; what is nobody's mistake goes on as it is."""
+    try:
+        yield
+    except UserError as error:
+        _exit(str(error))
+    except Stopped as stop:
+        sys.stdout.flush()
+        print(stop, file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    except OSError as error:
+        if error.errno not in _USERS_OS_ERRORS:
+            raise
+        _exit(f"{error.filename or 'output'}: {_USERS_OS_ERRORS[error.errno]}; finished work is kept")
+    except Exception as error:
+        # Rust and C++ writers (safetensors, torch) report a full disk in words of their own.
+        if not any(sign in str(error) for sign in ("os error 28", "No space left on device")):
+            raise
+        _exit(f"no space left on the disk ({error}); finished work is kept, make room and run again")
+
+
+def _exit(message: str) -> NoReturn:
+    sys.stdout.flush()
+    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    sys.exit(2)
