@@ -143,7 +143,7 @@ def wait_for(process: subprocess.Popen[bytes], run: Path, rng: random.Random) ->
     begun = {  # what appears when the stage begins or is about to, and how long it takes
         "val-grads": (run / "warmup" / "final", 1.0),
         "train-grads": (chunks[0], 1.0),
-        "merge": (chunks[2], 0.3),
+        "merge": (chunks[2].parent / "shard-00003.safetensors", 0.1),
         "specialist": (run / "train_grads" / "final" / "index.json", 0.05),
         "generalist": (run / "influence" / "scores.safetensors", 0.004),
     }
