@@ -6,6 +6,7 @@ import numpy as np
 
 from icons.config import Config
 from icons.errors import UserError
+from icons.stages.inputs import require_as_trained
 from icons.store.files import read_json
 from icons.store.layout import RunFolder
 
@@ -27,6 +28,8 @@ def _learning_rates(config: Config) -> list[float]:
     for checkpoint in config.gradients.checkpoints:
         folder = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
         path = folder / "trainer_state.json"
+        if config.model.adapter is None and folder.is_dir():
+            require_as_trained(folder, [path.name])
         if not path.is_file():
             raise UserError(
                 f"{path} does not exist, so the checkpoints have no weights; set gradients.checkpoint_weights"

@@ -72,7 +72,8 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
         steps = "" if checkpoint == "final" else f", and warmup.save_steps must divide {checkpoint}"
         raise UserError(f"no adapter {folder}; run `icons warmup` first or set model.adapter{steps}")
     if config.model.adapter is None:
-        _require_as_trained(config, folder)
+        adam = ["optimizer.pt"] if config.gradients.type == "adam" else []
+        require_as_trained(folder, ["adapter_model.safetensors", "adapter_config.json", *adam])
     gradients, exact = config.gradients, config.gradients.projection == "none"
     require_dim(config, lora_size(adapter_shapes(folder)))
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -92,13 +93,16 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
     }
 
 
-def _require_as_trained(config: Config, folder: Path) -> None:
-    """Raises UserError when what gradients depend on in a warm-up's folder is no longer as the warm-up left it."""
-    needed = ["adapter_model.safetensors", "adapter_config.json"]
-    broken = damaged(folder, needed + (["optimizer.pt"] if config.gradients.type == "adam" else []))
+def require_as_trained(folder: Path, names: list[str]) -> None:
+    """Raises UserError when one of these files of a warm-up's checkpoint is no longer as the warm-up left it.
+
+    final/ is a copy of the newest checkpoint and can be made again alone; an earlier checkpoint cannot.
+    """
+    broken = damaged(folder, names)
     if broken:
+        again = folder if folder.name == "final" else folder.parent
         raise UserError(
-            f"{broken[0]} is damaged (not as the warm-up wrote it); delete {folder} and run `icons warmup` again"
+            f"{broken[0]} is damaged (not as the warm-up wrote it); delete {again} and run `icons warmup` again"
         )
 
 

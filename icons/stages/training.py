@@ -91,9 +91,9 @@ def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
             )
         return None
     found = read_sealed(marker, advice)
+    if not {"complete", "steps", "processes", "bad_records", "fingerprint"} <= found.keys():
+        raise UserError(f"{marker} is damaged (it lacks what a training's manifest holds); {advice}")
     require_same(found["fingerprint"], _fingerprint(config, job), f"{job.folder} was begun with other inputs", advice)
-    if not {"processes", "bad_records"} <= found.keys():
-        raise UserError(f"{marker} is damaged; {advice}")
     return found
 
 

@@ -28,7 +28,8 @@ def damaged(folder: Path, names: Iterable[str] | None = None) -> list[Path]:
         files = read_sealed(folder / MARKER, "")["files"]
     except (UserError, KeyError):
         return [folder / MARKER]
-    wanted = files if names is None else [name for name in names if name in files]
     return [
-        folder / name for name in wanted if not (folder / name).is_file() or file_digest(folder / name) != files[name]
+        folder / name
+        for name in (files if names is None else names)
+        if name not in files or not (folder / name).is_file() or file_digest(folder / name) != files[name]
     ]

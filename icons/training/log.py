@@ -9,6 +9,9 @@ from typing import Any
 
 from icons.store.files import write_bytes
 
+NUMBERS = ("step", "loss", "learning_rate")
+"""What every line has, and the plot shows."""
+
 
 class TrainingLog:
     """log.jsonl and loss.png in `folder`; lines of an earlier process behind step `reached` are dropped.
@@ -32,15 +35,18 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a last one that was cut off is none."""
+    """The whole lines of a log, up to the first that was cut off or damaged."""
     if not path.is_file():
         return []
     entries: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines():
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), int | float) for key in NUMBERS):
+            break
+        entries.append(entry)
     return entries
 
 
