@@ -1,6 +1,6 @@
 """Kills and damages: does a run that was disturbed end in the selection of one that was not?
 
-    python benchmarks/faults.py [--kills 50] [--damages 100] [--seed 0] [--json FILE]
+    python benchmarks/faults.py [--kills 50] [--damages 100] [--seed 0] [--stage NAME] [--json FILE]
 
 Kills: `icons run` is killed (SIGKILL, its whole process group) at a random moment of a random stage, again and again
 until it ends; then a new run begins. Every finished shard must stay the file that it was, and the selection must be
@@ -47,6 +47,7 @@ def main(
     kills: int = 50,
     damages: int = 100,
     seed: int = 0,
+    stage: Annotated[str, typer.Option(help="kill in this stage alone")] = "",
     results: Annotated[Path | None, typer.Option("--json", help="write the numbers there too")] = None,
 ) -> None:
     """Kill and damage runs, and compare their selections with an undisturbed one."""
@@ -64,7 +65,7 @@ def main(
         found: dict[str, Any] = {}
         if kills:
             shutil.rmtree(root / "run")
-            found["kills"] = kill_runs(root, config, wanted, kills, rng)
+            found["kills"] = kill_runs(root, config, wanted, kills, rng, (stage,) if stage else STAGES)
         if damages:
             found["damages"] = damage_files(root, config, wanted, damages, rng)
     if results:
@@ -110,7 +111,9 @@ def stage_of(run: Path, config: Path) -> str:
     return next((stage for stage in STAGES if set(states.get(stage, {"missing": 1})) != {"done"}), "after the last")
 
 
-def kill_runs(root: Path, config: Path, wanted: dict[str, bytes], kills: int, rng: random.Random) -> dict[str, Any]:
+def kill_runs(
+    root: Path, config: Path, wanted: dict[str, bytes], kills: int, rng: random.Random, stages: tuple[str, ...]
+) -> dict[str, Any]:
     run, hit, lost, wrong, runs = root / "run", Counter[str](), 0, 0, 0
     while hit.total() < kills:
         process = subprocess.Popen(
@@ -119,7 +122,7 @@ def kill_runs(root: Path, config: Path, wanted: dict[str, bytes], kills: int, rn
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        wait_for(process, run, rng)
+        wait_for(process, run, rng, rng.choice(stages))
         if process.poll() is None:
             before = shards(run) if run.is_dir() else {}
             os.killpg(process.pid, signal.SIGKILL)
@@ -137,8 +140,8 @@ def kill_runs(root: Path, config: Path, wanted: dict[str, bytes], kills: int, rn
     return {"kills": hit.total(), "by_stage": dict(hit), "runs": runs, "wrong_selections": wrong, "lost_shards": lost}
 
 
-def wait_for(process: subprocess.Popen[bytes], run: Path, rng: random.Random) -> None:
-    """Until a random moment in a random stage, or, where that is over, soon after the start; or until it ends."""
+def wait_for(process: subprocess.Popen[bytes], run: Path, rng: random.Random, stage: str) -> None:
+    """Until a random moment in a stage, or, where that is over, soon after the start; or until it ends."""
     chunks = [run / "train_grads" / "final" / f"chunk-0000{number}-of-00003" / "manifest.json" for number in range(3)]
     begun = {  # what appears when the stage begins or is about to, and how long it takes
         "val-grads": (run / "warmup" / "final", 1.0),
@@ -147,7 +150,6 @@ def wait_for(process: subprocess.Popen[bytes], run: Path, rng: random.Random) ->
         "specialist": (run / "train_grads" / "final" / "index.json", 0.05),
         "generalist": (run / "influence" / "scores.safetensors", 0.004),
     }
-    stage = rng.choice(STAGES)
     sign, span = begun.get(stage, (None, 0.0))
     if sign is None or sign.exists():
         with contextlib.suppress(subprocess.TimeoutExpired):
