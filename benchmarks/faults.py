@@ -129,10 +129,13 @@ def kill_runs(
             process.wait()
             after = shards(run) if run.is_dir() else {}
             lost += sum(after.get(name) != state for name, state in before.items())
-            hit[stage_of(run, config)] += 1
-            continue
+            at = stage_of(run, config)
+            hit[at] += 1
+            if at != "after the last":
+                continue
         runs += 1
-        wrong += process.returncode != 0 or selection(run) != wanted
+        ended = process.returncode in (0, -signal.SIGKILL)
+        wrong += not ended or selection(run) != wanted
         shutil.rmtree(run)
     typer.echo(f"\n{hit.total()} kills in {runs} runs that ended; wrong selections: {wrong}, lost shards: {lost}")
     for stage in (*STAGES, "after the last"):
