@@ -6,8 +6,10 @@ token, and a projector of two linear layers with GELU between, pretrained alone 
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from icons.errors import UserError
 from icons.models.llava_adapter import LINEAR, PROJECTOR
 from icons.models.published import read_model_folder, read_tensors
+from icons.models.sentencepiece import write_tokenizer_json
 
 IMAGE_TOKEN = "<image>"
 ROWS = 64
@@ -77,16 +80,10 @@ def _auto_config(folder: Path, option: str) -> Any:
 
 def _tokenizer(folder: Path) -> Any:
     """The LLM's tokenizer with the image token added; padding is its unknown token where it has none, as in LLaVA."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"--llm: {folder} has no usable tokenizer ({reason}); "
-            "a folder with tokenizer.model alone needs the packages sentencepiece and protobuf"
-        ) from None
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise UserError(f"--llm: {folder} has no tokenizer.json and no tokenizer.model")
+    with TemporaryDirectory() as readable:
+        tokenizer = _read_tokenizer(_with_tokenizer_json(folder, Path(readable)), folder)
     if not tokenizer.is_fast or tokenizer.eos_token is None:
         raise UserError(f"--llm: {folder} needs a fast tokenizer with an end-of-sequence token")
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
@@ -96,11 +93,43 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
+def _with_tokenizer_json(folder: Path, readable: Path) -> Path:
+    """`folder`, or where it has tokenizer.model alone, `readable` with that as tokenizer.json and the settings."""
+    if (folder / "tokenizer.json").is_file():
+        return folder
+    if (folder / "added_tokens.json").is_file():
+        raise UserError(f"--llm: {folder} adds tokens to tokenizer.model (added_tokens.json); tokenizer.json is needed")
+    for name in ("config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, readable / name)
+    path = folder / "tokenizer_config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"--llm: {path} cannot be read ({error})") from None
+    settings.setdefault("legacy", True)  # what a folder that does not say was published for
+    (readable / path.name).write_text(json.dumps(settings), encoding="utf-8")
+    write_tokenizer_json(folder / "tokenizer.model", settings, readable / "tokenizer.json")
+    return readable
+
+
+def _read_tokenizer(readable: Path, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(readable, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--llm: {folder} has no usable tokenizer ({reason})") from None
+
+
 def _config(text: Any, vision: Any, tokenizer: Any, embeddings_VH: Tensor) -> Any:
     from transformers import LlavaConfig
 
     text.vocab_size = embeddings_VH.shape[0]
     text.pad_token_id = tokenizer.pad_token_id
+    for part in (text, vision):
+        part._name_or_path = ""  # else the folder on this machine is published with the model
     return LlavaConfig(
         vision_config=vision,
         text_config=text,
