@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -29,8 +29,11 @@ from icons.data.records import Records
 from icons.data.samples import DataSource
 from icons.models.adapters import attach_adapter
 from icons.models.loading import load_base
-from tests.conftest import Outcome, Project, icons
+from icons.models.sentencepiece import write_tokenizer_json
+from tests.conftest import SHARED_DATA, Outcome, Project, icons
 
+VECTORS = SHARED_DATA / "llava_v1_vectors"
+needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason="LLaVA's own vectors are not at hand (../shared/data)")
 HIDDEN, WIDTH, PIXELS, PATCH = 64, 32, 32, 8
 PATCHES = (PIXELS // PATCH) ** 2
 
@@ -63,8 +66,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     save_shards(llm, root / "vicuna")
     config.save_pretrained(root / "vicuna")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        content = (tiny_model / name).read_text().replace("<image>", "<other>")
-        (root / "vicuna" / name).write_text(content)
+        content = json.loads((tiny_model / name).read_text().replace("<image>", "<other>"))
+        content.pop("image_token", None)  # a language model's own tokenizer knows of none
+        (root / "vicuna" / name).write_text(json.dumps(content))
     vision = {
         "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
         "image_size": PIXELS, "patch_size": PATCH, "initializer_range": 0.1,
@@ -166,6 +170,62 @@ def test_the_vocabulary_grows_and_nothing_else_changes(parts: Path, model: Path)
     torch.testing.assert_close(rows[added], old.mean(0))
 
 
+def test_the_processor_is_llavas(model: Path) -> None:
+    processor = json.loads((model / "processor_config.json").read_text())
+    wanted = {
+        "image_token": "<image>",
+        "patch_size": PATCH,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+    }
+    assert {key: processor[key] for key in wanted} == wanted
+    assert processor["image_processor"]["do_pad"]
+
+
+@pytest.fixture
+def vicuna_as_published(parts: Path, tmp_path: Path) -> Path:
+    """With tokenizer.model and no tokenizer.json."""
+    folder = tmp_path / "as-published"
+    shutil.copytree(parts / "vicuna", folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copyfile(VECTORS / "tokenizer" / name, folder / name)
+    return folder
+
+
+@needs_vectors
+def test_a_sentencepiece_model_alone_gives_the_same_tokenizer(parts: Path, vicuna_as_published: Path) -> None:
+    out = vicuna_as_published.parent / "out"
+    outcome = assembled(parts, out, llm=vicuna_as_published)
+    assert outcome.code == 0, outcome.err
+    oracle, ours = AutoTokenizer.from_pretrained(VECTORS / "tokenizer"), AutoTokenizer.from_pretrained(out)
+    for text in ("Hello world", "USER: Is it red?\nASSISTANT: Yes.</s>USER: a  b", "  naïve 猫\t{}", "</s>x", ""):
+        assert ours(text).input_ids == oracle(text).input_ids
+        assert ours.decode(ours(text).input_ids) == oracle.decode(oracle(text).input_ids)
+    assert ours.convert_tokens_to_ids("<image>") == len(oracle)
+    assert not [path for path in out.glob("*.json") if str(vicuna_as_published.parent) in path.read_text()]
+
+
+@needs_vectors
+def test_a_sentencepiece_model_read_is_the_tokenizer_json_made_from_it(tmp_path: Path) -> None:
+    folder = VECTORS / "tokenizer"
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    write_tokenizer_json(folder / "tokenizer.model", settings, tmp_path / "tokenizer.json")
+    ours, oracle = (json.loads((at / "tokenizer.json").read_text()) for at in (tmp_path, folder))
+    ours["model"]["merges"] = [" ".join(pair) for pair in ours["model"]["merges"]]
+    assert ours == oracle | {"model": {key: oracle["model"][key] for key in ours["model"]}}
+
+
+@needs_vectors
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, "cut"])
+def test_a_damaged_sentencepiece_model_is_refused(content: Any, parts: Path, vicuna_as_published: Path) -> None:
+    path = vicuna_as_published / "tokenizer.model"
+    path.write_bytes(path.read_bytes()[:5001] if content == "cut" else content)
+    outcome = assembled(parts, vicuna_as_published.parent / "out", llm=vicuna_as_published)
+    assert outcome.code == 2
+    assert str(path) in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+
+
 def test_safetensors_parts_and_half_precision_are_kept(parts: Path, model: Path, tmp_path: Path) -> None:
     shutil.copytree(parts / "vicuna", tmp_path / "half", ignore=shutil.ignore_patterns("*.bin*"))
     vicuna(parts).half().save_pretrained(tmp_path / "half")
@@ -201,6 +261,12 @@ def pickled_projector(root: Path) -> dict[str, Path]:
     return {"projector": root / "pickled.bin"}
 
 
+def no_tokenizer(root: Path) -> dict[str, Path]:
+    (root / "no-tokenizer").mkdir()
+    LlamaConfig().save_pretrained(root / "no-tokenizer")
+    return {"llm": root / "no-tokenizer"}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -212,6 +278,7 @@ def pickled_projector(root: Path) -> dict[str, Path]:
         (pickled_projector, "cannot be read as tensors"),
         (lambda root: {"projector": root / "nowhere.bin"}, "nowhere.bin is not there"),
         (lambda root: {"llm": root}, "--llm: {root} has no config.json"),
+        (no_tokenizer, "no-tokenizer has no tokenizer.json and no tokenizer.model"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change: Any, words: str, parts: Path, tmp_path: Path) -> None:
@@ -323,6 +390,43 @@ def test_a_run_takes_gradients_at_an_imported_adapter(model: Path, imported: Pat
     assert f"exceeds the {count} LoRA parameters" in too_many.err
 
 
+LORA_DOWN = "base_model.model.model.language_model.layers.0.mlp.down_proj.lora_A.weight"
+BIAS = "base_model.model.model.multi_modal_projector.linear_2.bias"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (BIAS, lambda tensor: tensor[:8], f"{BIAS} is (8,), expected ({HIDDEN},)"),
+        (BIAS, lambda tensor: None, f"not in the adapter: {BIAS}"),
+        (LORA_DOWN, lambda tensor: tensor[:, :8], f"{LORA_DOWN} is (4, 8), expected (4, 96)"),
+        (LORA_DOWN, lambda tensor: None, f"not in the adapter: {LORA_DOWN}"),
+        (
+            "base_model.model.lm_head.weight",
+            lambda tensor: torch.zeros(4, 4),
+            "unknown to the model: base_model.model.lm",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_found_by_validate_and_by_the_stage(
+    name: str, change: Any, words: str, model: Path, imported: Path, project: Project, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(imported, folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    changed = change(tensors.pop(name, None))
+    if changed is not None:
+        tensors[name] = changed.contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    project.raw["model"] |= {"base": str(model), "adapter": str(folder)}
+    project.save()
+    validated, run = project.icons("validate"), project.icons("val-grads", "--task", "text")
+    assert (validated.code, run.code) == (2, 2)
+    assert words in validated.out + validated.err
+    assert words in run.err
+    assert len(run.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("form", ["as published", "without its projector", "as safetensors"])
 def test_an_adapter_of_llavas_own_code_is_refused_with_the_way_out(
     form: str, model: Path, llava_adapter: Path, project: Project, tmp_path: Path
@@ -332,8 +436,6 @@ def test_an_adapter_of_llavas_own_code_is_refused_with_the_way_out(
     if form != "as published":
         (folder / "non_lora_trainables.bin").unlink()
     if form != "as published":
-        from safetensors.torch import save_file
-
         tensors = torch.load(folder / "adapter_model.bin", weights_only=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
     project.raw["model"] |= {"base": str(model), "adapter": str(folder)}
@@ -349,6 +451,8 @@ def test_an_adapter_of_llavas_own_code_is_refused_with_the_way_out(
     [
         ("adapter_config.json", {"peft_type": "LORA", "use_dora": True}, "use_dora is set"),
         ("adapter_config.json", {"peft_type": "IA3"}, "not of a LoRA adapter"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "r, the rank, is None"),
+        ("adapter_config.json", {"peft_type": "LORA", "r": 8}, "which is not of rank 8 (adapter_config.json)"),
         (
             "adapter_model.bin",
             {"base_model.model.lm_head.lora_A.weight": torch.zeros(1)},

@@ -6,6 +6,7 @@ import json
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 
 from icons.config import LoraConfig, ModelConfig
 from icons.errors import UserError
+from icons.gradients.lora import lora_pairs
 from icons.models.loading import meta_model
 from icons.models.parts import is_language, language_linears, language_model_name
 from icons.models.vlm import VisionLanguageModel
@@ -80,27 +82,49 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
     """
     from peft import PeftModel
 
-    stored = adapter_shapes(folder)
-    if _is_original_llava(stored, model.base):
-        raise UserError(_convert_first(folder))
+    with torch.device("meta"):
+        bare = type(model.base)(deepcopy(model.base.config))
+    require_fit(folder, bare)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of keys that do not fit: checked below, and an error
+        warnings.simplefilter("ignore")
         try:
             peft = PeftModel.from_pretrained(model.base, folder, is_trainable=False)
         except (ValueError, RuntimeError, KeyError) as error:
+            raise UserError(f"adapter {folder} cannot be loaded ({str(error).splitlines()[0]})") from None
+    for parameter in _whole_modules(peft).values():  # trained in float32, used beside layers of the model's own dtype
+        parameter.data = parameter.data.to(model.base.dtype)
+    return replace(model, peft=peft.requires_grad_(False).eval())
+
+
+def require_fit(folder: Path, bare: nn.Module) -> None:
+    """Raises UserError unless an adapter's tensors are, by name and shape, exactly those that PEFT would give `bare`.
+
+    `bare` is the model on the meta device, which the adapter's layers are put into. Only the file's header is read.
+    """
+    from peft import PeftConfig, get_peft_model
+
+    stored = adapter_shapes(folder)
+    if _is_original_llava(stored, bare):
+        raise UserError(_convert_first(folder))
+    inside = language_model_name(bare)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            peft = get_peft_model(bare, PeftConfig.from_pretrained(folder))
+        except (ValueError, RuntimeError, KeyError, TypeError) as error:
             raise UserError(f"adapter {folder} does not fit the model ({str(error).splitlines()[0]})") from None
-    loaded = replace(model, peft=peft.requires_grad_(False).eval())
-    pairs = _pairs_or_refuse(loaded, folder)
-    inside = language_model_name(model.base)
+    try:
+        pairs = lora_pairs(peft)
+    except ValueError as error:
+        raise UserError(f"adapter {folder} is not supported: {error}") from None
     outside = [pair.name for pair in pairs if not is_language(pair.name, inside)]
     if outside:
         raise UserError(
             f"adapter {folder} has {len(outside)} LoRA layers outside the language model (the first is {outside[0]}); "
             "gradients are taken of the language model's alone"
         )
-    whole = _whole_modules(peft)
     expected = {name: tuple(parameter.shape) for pair in pairs for name, parameter in pair.tensors}
-    expected |= {name: tuple(parameter.shape) for name, parameter in whole.items()}
+    expected |= {name: tuple(parameter.shape) for name, parameter in _whole_modules(peft).items()}
     strangers, absent = sorted(stored.keys() - expected.keys()), sorted(expected.keys() - stored.keys())
     if strangers or absent:
         example = f"unknown to the model: {strangers[0]}" if strangers else f"not in the adapter: {absent[0]}"
@@ -109,9 +133,6 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
     for name, shape in stored.items():
         if shape != expected[name]:
             raise UserError(f"adapter {folder} does not fit the model: {name} is {shape}, expected {expected[name]}")
-    for parameter in whole.values():  # trained in float32, used beside layers of the model's own dtype
-        parameter.data = parameter.data.to(model.base.dtype)
-    return loaded
 
 
 def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -132,21 +153,6 @@ def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def lora_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """How many LoRA parameters an adapter's tensors hold; a projector trained beside them does not count."""
     return sum(prod(shape) for name, shape in shapes.items() if ".lora_" in name)
-
-
-def strange_tensors(config: ModelConfig, adapter: Path) -> list[str]:
-    """Names in an adapter folder that fit no layer of the model; from the config and the file's header alone.
-
-    Raises UserError for an adapter of the original LLaVA code.
-    """
-    shapes, base = adapter_shapes(adapter), meta_model(config)
-    if _is_original_llava(shapes, base):
-        raise UserError(_convert_first(adapter))
-    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    whole = [f".{name}." for name in settings.get("modules_to_save") or ()]
-    known = {f"base_model.model.{name}.lora_{kind}.weight" for name in language_linears(base) for kind in "AB"}
-    known |= {f"base_model.model.{n}" for n, _ in base.named_parameters() if any(part in f".{n}" for part in whole)}
-    return sorted(shapes.keys() - known)
 
 
 def _is_original_llava(names: Iterable[str], base: Any) -> bool:
@@ -200,10 +206,3 @@ def adam_moments(
         for name, state in zip(named, states, strict=True)
     }
     return moments, beta1, beta2, eps
-
-
-def _pairs_or_refuse(model: VisionLanguageModel, folder: Path) -> list[Any]:
-    try:
-        return model.lora_pairs()
-    except ValueError as error:
-        raise UserError(f"adapter {folder} is not supported: {error}") from None

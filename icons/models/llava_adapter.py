@@ -33,7 +33,7 @@ def import_llava_adapter(source: Path, out: Path) -> int:
     the language model's LoRA nor the projector.
     """
     settings = _settings(source)
-    tensors, layers = _lora(source)
+    tensors, layers = _lora(source, settings["r"])
     projector = _projector(source)
     written = {
         "peft_type": "LORA",
@@ -64,10 +64,12 @@ def _settings(source: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {key} is set; only plain LoRA can be taken over")
     if settings.get("bias", "none") != "none":
         raise UserError(f"{path}: bias is {settings['bias']!r}; only LoRA without biases can be taken over")
+    if not isinstance(settings.get("r"), int):
+        raise UserError(f"{path}: r, the rank, is {settings.get('r')!r}; expected a number")
     return settings
 
 
-def _lora(source: Path) -> tuple[dict[str, Tensor], set[str]]:
+def _lora(source: Path, rank: int) -> tuple[dict[str, Tensor], set[str]]:
     """The LoRA tensors under Hugging Face's names, and the full names of the layers they belong to."""
     files = [source / name for name in ("adapter_model.safetensors", "adapter_model.bin")]
     path = next((file for file in files if file.is_file()), None)
@@ -79,6 +81,10 @@ def _lora(source: Path) -> tuple[dict[str, Tensor], set[str]]:
         match = LORA.fullmatch(name)
         if match is None:
             raise UserError(f"{path}: {name} is no LoRA tensor of LLaVA's language model")
+        if tensor.dim() != 2 or tensor.shape["AB".index(match[2])] != rank:
+            raise UserError(
+                f"{path}: {name} is {tuple(tensor.shape)}, which is not of rank {rank} (adapter_config.json)"
+            )
         layer = f"model.language_model.{match[1]}"
         tensors[f"base_model.model.{layer}.lora_{match[2]}.weight"] = tensor.contiguous().clone()
         layers.add(layer)

@@ -15,9 +15,9 @@ from icons.data.formats import InputFormat
 from icons.data.records import Records
 from icons.data.samples import DataSource
 from icons.errors import UserError
-from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, strange_tensors
+from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, require_fit
 from icons.models.formats import input_format
-from icons.models.loading import model_folder
+from icons.models.loading import meta_model, model_folder
 from icons.progress import Progress, say
 from icons.stages.inputs import require_dim
 from icons.store.files import read_json
@@ -88,11 +88,8 @@ def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
             try:
                 adapter = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
                 require_dim(config, lora_size(adapter_shapes(adapter)))
-                strange = strange_tensors(config.model, adapter) if model_is_there else []
-                if strange:
-                    problems.append(
-                        f"model.adapter: {len(strange)} tensors fit no layer of the model, the first is {strange[0]}"
-                    )
+                if model_is_there:
+                    require_fit(adapter, meta_model(config.model))
             except UserError as error:
                 problems.append(str(error))
     return inputs, problems
