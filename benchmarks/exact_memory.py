@@ -20,7 +20,7 @@ import yaml
 from memory import LOAD, TRAIN_GRADS, peak
 from setting import circumstances, describe, tiny_model
 
-from icons.config import load_config
+from icons.config_file import load_config
 from icons.demo.drawing import draw_vqa_set
 from icons.models.tiny import BENCHMARK
 from icons.stages.val_grads import val_grads

@@ -46,7 +46,7 @@ attach_adapter(load_base(ModelConfig(base=str(folder / "model"), dtype="float32"
 TRAIN_GRADS = """
 import sys
 from pathlib import Path
-from icons.config import load_config
+from icons.config_file import load_config
 from icons.stages.train_grads import train_grads
 train_grads(load_config(Path(sys.argv[1])))
 """

@@ -28,7 +28,8 @@ import typer
 import yaml
 from setting import circumstances, describe
 
-from icons.config import Config, load_config
+from icons.config import Config
+from icons.config_file import load_config
 from icons.data.records import Records, chunk_range
 from icons.models.tiny import TINY, build_tiny_llava
 from icons.stages.inputs import feature_fingerprint, train_fingerprint, val_fingerprint

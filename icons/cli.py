@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from icons.config import Config, dump_config, load_config, missing_files
+from icons.config import Config
+from icons.config_file import dump_config, load_config, missing_files
 from icons.errors import UserError
 from icons.exits import exit_codes
 from icons.stop import stoppable

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icons.config import load_config
+from icons.config_file import load_config
 from icons.errors import UserError
 from icons.stages.checkpoints import checkpoint_weights
 

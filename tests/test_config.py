@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icons.config import dump_config, load_config
+from icons.config_file import dump_config, load_config
 from icons.errors import UserError
 
 GOOD = """\

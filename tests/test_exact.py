@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from icons.config import load_config
+from icons.config_file import load_config
 from icons.data.records import Records
 from icons.data.samples import DataSource
 from icons.models.adapters import adam_moments, attach_adapter

@@ -19,7 +19,7 @@ PROGRAM = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
-from icons.config import load_config
+from icons.config_file import load_config
 from icons.data.batches import make_batch
 from icons.data.records import Records
 from icons.data.samples import DataSource

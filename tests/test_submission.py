@@ -8,7 +8,8 @@ import pytest
 
 from icons.cluster.slurm import QueuedJob
 from icons.cluster.submission import Name, Order, Plan
-from icons.config import Config, load_config
+from icons.config import Config
+from icons.config_file import load_config
 from icons.ranges import as_ranges
 from icons.stages.status import Piece
 from tests.conftest import Project

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from icons.config import load_config
+from icons.config_file import load_config
 from icons.demo.drawing import WRONG, VqaSet, draw_vqa_set
 from icons.errors import UserError
 from icons.models.tiny import build_tiny_llava

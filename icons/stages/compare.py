@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from icons.config import load_config
+from icons.config_file import load_config
 from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say

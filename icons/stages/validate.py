@@ -9,7 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from icons.config import Config, TaskConfig, TrainConfig, missing_files
+from icons.config import Config, TaskConfig, TrainConfig
+from icons.config_file import missing_files
 from icons.data.batches import with_readable_images
 from icons.data.formats import InputFormat
 from icons.data.records import Records

@@ -1,0 +1,179 @@
+"""The YAML file, read into one `Config` and checked once at the door.
+
+Paths in the file are relative to the file. `--set dotted.key=value` overrides a key; the value is read as YAML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from icons.config import Config
+from icons.errors import UserError
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads, overrides, checks; every path comes back absolute.
+
+    Raises UserError naming file, line and key for each thing that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a config file ({_reason(error)})") from None
+    try:
+        raw = yaml.safe_load(text)
+        lines = _lines_of_keys(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected keys such as output_dir, model, train and tasks, found {type(raw).__name__}")
+    for override in overrides:
+        _apply(raw, override)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems = [_explain(path, problem, lines) for problem in error.errors()]
+        raise UserError("\n".join(problems)) from None
+    return _resolve(config, path.absolute().parent)
+
+
+def missing_files(config: Config) -> list[str]:
+    """One line for every file or folder that the config names and that is not there."""
+    wanted: list[tuple[str, Path | None, bool]] = [
+        ("train.data", config.train.data, False),
+        ("train.images", config.train.images, True),
+        ("model.adapter", config.model.adapter, True),
+    ]
+    for index, task in enumerate(config.tasks):
+        wanted.append((f"tasks.{index}.data ({task.name})", task.data, False))
+        wanted.append((f"tasks.{index}.images ({task.name})", task.images, True))
+    problems = []
+    for key, path, folder in wanted:
+        if path is not None and not (path.is_dir() if folder else path.is_file()):
+            problems.append(f"{key}: {path} is not {'a folder' if folder else 'a file'}")
+    if Path(config.model.base).is_absolute() and not Path(config.model.base).is_dir():
+        problems.append(f"model.base: {config.model.base} is not a folder")
+    return problems
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML; loading it again gives an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _resolve(config: Config, folder: Path) -> Config:
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(folder, _expanded(path))
+
+    base = _expanded(Path(config.model.base))
+    # A Hub id is `name` or `owner/name`; anything else, and anything that is there, is a path.
+    named_as_path = config.model.base.startswith(("/", "./", "../", "~")) or len(base.parts) > 2
+    is_path = named_as_path or (folder / base).exists()
+    model = config.model.model_copy(
+        update={
+            "base": str(folder / base) if is_path else config.model.base,
+            "adapter": absolute(config.model.adapter),
+        }
+    )
+    train = config.train.model_copy(
+        update={"data": absolute(config.train.data), "images": absolute(config.train.images)}
+    )
+    tasks = [t.model_copy(update={"data": absolute(t.data), "images": absolute(t.images)}) for t in config.tasks]
+    output = absolute(config.output_dir)
+    return config.model_copy(update={"output_dir": output, "model": model, "train": train, "tasks": tasks})
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user's home folder") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override}: expected dotted.key=value, for example --set selection.percent=10")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: the value is not valid YAML") from None
+    node: Any = raw
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise UserError(f"--set {override}: {'.'.join(parts[:depth])} has entries 0 to {len(node) - 1}")
+            index: Any = int(part)
+        elif isinstance(node, dict):
+            index = part
+            if node.get(index) is None and not last:
+                node[index] = {}
+        else:
+            raise UserError(f"--set {override}: {'.'.join(parts[:depth])} is a single value, it has no {part!r}")
+        if last:
+            node[index] = value
+        else:
+            node = node[index]
+
+
+def _lines_of_keys(text: str) -> dict[tuple[str | int, ...], int]:
+    lines: dict[tuple[str | int, ...], int] = {}
+
+    def walk(node: yaml.Node, path: tuple[str | int, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if (*path, key.value) in lines:
+                    mark = key.start_mark
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=mark)
+                lines[(*path, key.value)] = key.start_mark.line + 1
+                walk(value, (*path, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                lines[(*path, index)] = value.start_mark.line + 1
+                walk(value, (*path, index))
+
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None:
+        walk(root, ())
+    return lines
+
+
+def _explain(path: Path, problem: Any, lines: dict[tuple[str | int, ...], int]) -> str:
+    location = tuple(part for part in problem["loc"] if part not in {"int", "str"})
+    known = [lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines]
+    where = f"{path} line {known[0]}" if known else str(path)
+    key = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        candidates = _keys_at(location[:-1])
+        near = get_close_matches(str(location[-1]), candidates, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(candidates)}"
+        return f"{where}: unknown key {key!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: the key {key!r} is missing"
+    message = re.sub(r"^Value error, ", "", problem["msg"])
+    message = re.sub(r"^Input should be a valid dictionary or instance of \w+", "expected keys below it", message)
+    return f"{where}: {key}: {message} (got {problem['input']!r})" if key else f"{where}: {message}"
+
+
+def _keys_at(location: Iterable[str | int]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            section = annotation if isinstance(annotation, type) else annotation.__args__[0]
+    return list(section.model_fields)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
