@@ -155,7 +155,9 @@ def make_scores(config: Config, rows: int) -> None:
 
     scores = np.random.default_rng(0).standard_normal((rows, len(config.columns)), dtype=np.float32)
     data = file_digest(config.train.data)[:16]
-    table = Scores(scores, np.ones(rows, np.bool_), list(config.columns), "0" * 16, data)
+    table = Scores(
+        scores, np.ones(rows, np.bool_), *np.ones((3, rows), np.float32), list(config.columns), "0" * 16, data
+    )
     write_scores(RunFolder(config.output_dir).scores, table)
 
 
