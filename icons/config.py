@@ -77,6 +77,14 @@ class FinetuneConfig(TrainingConfig):
     save_steps: int = Field(500, ge=1)
 
 
+class PruningConfig(_Section):
+    """Which samples the epochs of `warmup` and `finetune` leave out; InfoBatch as published (arXiv 2303.04947)."""
+
+    pruning: Literal["infobatch"] | None = None  # null = every epoch has every sample
+    ratio: float = Field(0.5, gt=0, lt=1)
+    delta: float = Field(0.875, gt=0, le=1)
+
+
 class TaskConfig(_Section):
     name: TaskName
     group: TaskName | None = None  # tasks of one group count as one: element-wise maximum of their scores
@@ -150,6 +158,7 @@ class Config(_Section):
     train: TrainConfig
     warmup: WarmupConfig = WarmupConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    training: PruningConfig = PruningConfig()
     tasks: list[TaskConfig] = Field(min_length=1)
     gradients: GradientConfig = GradientConfig()
     influence: InfluenceConfig = InfluenceConfig()

@@ -96,8 +96,8 @@ def _pretrain(folder: Path) -> None:
         on_cpu=True,
     )
     model.base.requires_grad_(True).train()
-    loss = fine_tune(model.base, TrainingSamples(source, samples), scratch, recipe, "training")
-    say(f"  loss {loss:.2f} at the end")
+    trained = fine_tune(model.base, TrainingSamples(source, samples), scratch, recipe, "training")
+    say(f"  loss {trained.loss:.2f} at the end")
     model.base.save_pretrained(fresh)
     shutil.rmtree(scratch)
     shutil.rmtree(target, ignore_errors=True)
