@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from icons.store.files import read_sealed, read_tensors, write_sealed
+from icons.store.files import read_tensors
 from icons.training.infobatch import InfoBatch
-from icons.training.packed import PackedSamples
-from icons.training.processes import Processes
-from icons.training.pruned import PrunedEpochs
-from icons.training.sample_loss import sample_losses
 from tests.conftest import Project
-from tests.test_finetune import ROWS, adapter, finetuned, kill_when, log, start
+from tests.test_finetune import ROWS, finetuned
 
 EPOCHS, RECORDS, STEP = 4, 45, 8
 PRUNING = ["--set", "training.pruning=infobatch", "--set", "training.ratio=0.6"]

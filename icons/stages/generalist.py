@@ -18,11 +18,13 @@ from icons.selection.consensus import Int64, cast_votes, highest, percentile_ran
 from icons.selection.cut import Cut, cut_of
 from icons.selection.registry import Method
 from icons.stages.evidence import evidence, ranked, selection_method
-from icons.stages.stability import NOT_OF_THE_SELECTION, write_stability
 from icons.store.files import SEAL, read_json, read_sealed, seal, write_bytes, write_parts, write_tensors
 from icons.store.fingerprint import digest, file_digest
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores, read_scores
+
+NOT_OF_THE_SELECTION = {"name", "plugin", "stability", "stability_with"}
+"""Keys under `selection` that do not change which rows are selected."""
 
 
 def generalist(config: Config) -> None:
@@ -52,6 +54,8 @@ def generalist(config: Config) -> None:
     else:
         _write_selection(config, found, scores, folder, fingerprint)
     if config.selection.stability:
+        from icons.stages.stability import write_stability  # it needs torch, and the selection does not
+
         write_stability(config, found, scores, read_json(target))
 
 

@@ -21,9 +21,6 @@ from icons.store.files import Array, read_tensors, write_sealed
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores, read_scores
 
-NOT_OF_THE_SELECTION = {"name", "plugin", "stability", "stability_with"}
-"""Keys under `selection` that do not change which rows are selected."""
-
 
 def write_stability(config: Config, found: Method, scores: Scores, selection: dict[str, Any]) -> None:
     """Writes stability.json: how far selections agree that differ in their evidence alone.
