@@ -192,8 +192,9 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     from icons.models.adapters import attach_fresh_lora
     from icons.models.loading import load_base
     from icons.training.infobatch import SamplePasses
+    from icons.training.recipe import Recipe
     from icons.training.samples import TrainingSamples
-    from icons.training.trainer import Recipe, checkpoints, fine_tune
+    from icons.training.trainer import checkpoints, fine_tune
 
     if processes.main:
         write_sealed(job.folder / "manifest.json", ready.manifest)

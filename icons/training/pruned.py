@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,7 @@ import numpy.typing as npt
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from icons.data.samples import Sample
 from icons.store.files import write_tensors
 from icons.training.infobatch import InfoBatch, SamplePasses
 from icons.training.processes import Processes
@@ -28,7 +26,7 @@ from icons.training.sampler import Int64, epoch_order
 STATE = "infobatch.safetensors"
 """In a checkpoint: scores [N] and weights [N] of the epoch begun, and what the epochs so far have kept."""
 
-MakeLoader = Callable[[list[list[int]]], "DataLoader[Sample]"]
+MakeLoader = Callable[[list[list[int]]], Iterable[dict[str, Any]]]
 
 
 class PrunedEpochs:
@@ -127,6 +125,11 @@ class PrunedEpochs:
 
     def _steps_begun(self) -> int:
         return sum(self.epoch_steps(epoch) for epoch in range(len(self.kept)))
+
+    def most_steps(self) -> int:
+        """Steps of the training when nothing more is dropped from the epochs to come."""
+        begun = len(self.kept)
+        return self._steps_begun() + (self.full_steps - begun * self.full_epoch_steps if begun < self.epochs else 0)
 
     def finished(self, done_steps: int) -> bool:
         return len(self.kept) == self.epochs and done_steps == self._steps_begun()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from icons.data.batches import one_tokenizer_thread
 from icons.errors import UserError
@@ -26,32 +26,10 @@ from icons.training.log import TrainingLog
 from icons.training.packed import PackedSamples
 from icons.training.processes import Processes
 from icons.training.pruned import PrunedEpochs
+from icons.training.recipe import Recipe, beside_the_lora, make_optimizer, training_arguments
 from icons.training.sample_loss import sample_losses
 from icons.training.sampler import GroupedSampler
 from icons.training.samples import TrainingSamples
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """LLaVA-1.5's LoRA recipe (cosine, warm-up ratio 0.03, learning rate 2e-4) unless the config says otherwise.
-
-    `batch_size` is that of each process. `projector_learning_rate` is for what PEFT trains beside the LoRA; None: all
-    that asks for gradients has one rate. Of the checkpoints the newest `keep` stay, by default all. With `pruning`
-    (packed samples alone) `steps` are those of the training without it, of which some are saved.
-    """
-
-    steps: int
-    learning_rate: float
-    warmup_ratio: float
-    batch_size: int
-    save_steps: int
-    seed: int
-    bf16: bool
-    on_cpu: bool
-    projector_learning_rate: float | None = None
-    gradient_accumulation: int = 1
-    keep: int | None = None
-    pruning: InfoBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +78,12 @@ def fine_tune(
         pruned.restore(done[-1])
     trainer = _Trainer(
         model=model,
-        args=_arguments(folder, recipe, processes),
+        args=training_arguments(folder, recipe, processes),
         train_dataset=samples,
         data_collator=samples.collate,
-        optimizers=(_optimizer(model, recipe), None),
+        optimizers=(make_optimizer(model, recipe), None),
     )
-    trainer.sampler, trainer.beside = sampler, _beside_the_lora(model)
+    trainer.sampler, trainer.beside = sampler, beside_the_lora(model)
     trainer.pruned, trainer.reached = pruned, reached
     if pruned:
         trainer.model_accepts_loss_kwargs = True  # the loss is made here, of the whole step
@@ -140,59 +118,6 @@ def _pruned(
 
 def _finished(pruned: PrunedEpochs | None, step: int, recipe: Recipe) -> bool:
     return pruned.finished(step) if pruned else step >= recipe.steps
-
-
-def _arguments(folder: Path, recipe: Recipe, processes: Processes) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup_ratio,
-        bf16=recipe.bf16,
-        use_cpu=recipe.on_cpu,
-        **_checkpointing(recipe.on_cpu),
-        save_steps=recipe.save_steps,
-        logging_steps=max(1, min(10, recipe.steps // 10)),
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        dataloader_num_workers=0 if recipe.on_cpu else min(8, max(1, (os.cpu_count() or 1) // processes.count)),
-        dataloader_pin_memory=not recipe.on_cpu,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        ignore_data_skip=recipe.pruning is not None,  # PrunedEpochs begins where it ended, also within an epoch
-        report_to=[],
-        disable_tqdm=True,
-    )
-    # More GPUs would mean DataParallel and another batch size; several need `accelerate launch`.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW without decay. First group: the LoRA, in the order of the model's parameters; second: the projector."""
-    beside = _beside_the_lora(model)
-    own = {id(parameter) for parameter in beside}
-    first = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
-    groups: list[dict[str, Any]] = [{"params": first, "lr": recipe.learning_rate}]
-    if beside:
-        groups.append({"params": beside, "lr": recipe.projector_learning_rate or recipe.learning_rate})
-    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-
-
-def _beside_the_lora(model: nn.Module) -> list[nn.Parameter]:
-    """What PEFT trains in full: the projector, or nothing."""
-    named = model.named_parameters()
-    return [parameter for name, parameter in named if parameter.requires_grad and ".modules_to_save." in name]
-
-
-def _checkpointing(on_cpu: bool) -> dict[str, Any]:
-    """Activation checkpointing on a GPU; the argument's name changed within transformers 5."""
-    known = TrainingArguments.__dataclass_fields__
-    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return {} if on_cpu else {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
@@ -292,6 +217,8 @@ class _Report(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.advance(1)
         pruned = self.trainer.pruned
+        if pruned:
+            self.progress.expect(pruned.most_steps())
         if pruned.finished(state.global_step) if pruned else state.global_step == state.max_steps:
             control.should_log = True  # the last line is of the end, whatever the interval
             control.should_save = control.should_training_stop = True
