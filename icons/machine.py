@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 Machine = dict[str, str]
-"""`device` (a GPU's name, or the processor's and its cores), and the version of each of PACKAGES, of python, of icons."""
+"""`device` (a GPU's name, or the processor's and its cores), and the versions of PACKAGES, of python and of icons."""
 PACKAGES = ("torch", "transformers", "peft")
 
 

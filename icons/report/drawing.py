@@ -23,7 +23,7 @@ WIDE, NARROW = 8.0, 3.6
 PNG_DPI = 200
 
 INK, MUTED, LINE, PAGE = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
-ALL, CHOSEN, CUT = "#9aa4ae", "#0072b2", "#d55e00"
+ALL, CHOSEN, CUT = "#86909a", "#0072b2", "#d55e00"
 """What is in the data, what was chosen of it, and where the cut is."""
 
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAGE: "page", ALL: "all", CHOSEN: "chosen", CUT: "cut"}
@@ -92,9 +92,7 @@ def render(shown: Shown) -> Rendered:
         png = io.BytesIO()
         wide.savefig(png, format="png", dpi=PNG_DPI, facecolor=PAGE, metadata={"Software": None})
         narrow = _svg(shown.draw(NARROW), shown.name)
-    return Rendered(
-        _for_page(svg, f"{shown.name}-wide"), _for_page(narrow, f"{shown.name}-narrow"), svg, png.getvalue()
-    )
+    return Rendered(_for_page(svg, shown.name, "wide"), _for_page(narrow, shown.name, "narrow"), svg, png.getvalue())
 
 
 def axes_in(
@@ -163,18 +161,22 @@ def _svg(figure: Figure, name: str) -> bytes:
     return content.getvalue()
 
 
-def _for_page(svg: bytes, prefix: str) -> str:
-    """The element alone: ids of its own, colours as variables, size by the style sheet, hidden from screen readers.
+def _for_page(svg: bytes, name: str, variant: str) -> str:
+    """The element alone: ids of its own, colours as variables, size by the style sheet; one image to a reader."""
 
-    Those get the caption and the table.
-    """
+    def tag(found: re.Match[str]) -> str:
+        """Only what stands in a tag is changed: between them stands the user's text."""
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-{variant}-", found[0])
+        for color, variable in _VARIABLES.items():
+            text = text.replace(color, f"var(--{variable})")
+        return text
+
     text = svg.decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)
-    for color, variable in _VARIABLES.items():
-        text = text.replace(color, f"var(--{variable})")
-    head, _, rest = text.partition(">")
+    for unwanted in (r"<metadata>.*?</metadata>", r"<style\b.*?</style>", r"<!--.*?-->"):
+        text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    head, _, rest = re.sub(r"<[^>]+>", tag, text).partition(">")
     box = re.search(r'viewBox="[^"]*"', head)
     assert box is not None
-    return f'<svg {box[0]} xmlns:xlink="http://www.w3.org/1999/xlink" aria-hidden="true" focusable="false">{rest}'
+    label = f'role="img" aria-labelledby="title-{name} caption-{name}"'
+    return f'<svg {box[0]} {label} xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'

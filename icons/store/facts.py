@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ def read_facts(index: Index) -> RowFacts | None:
     A few bytes of each file are read and its SHA-256 is therefore not checked. Raises UserError when a file is damaged
     so far that these numbers cannot be read.
     """
-    arrays = {name: np.zeros(index.num_rows, dtype) for name, dtype in _TENSORS.items()}
+    arrays: dict[str, npt.NDArray[Any]] = {name: np.zeros(index.num_rows, dtype) for name, dtype in _TENSORS.items()}
     for shard in index.shards:
         path = index.path(shard)
         if not path.is_file():
