@@ -16,7 +16,6 @@ from icons.report.drawing import (
     INK,
     LINE,
     MUTED,
-    PAGE,
     Shown,
     Table,
     axes_in,
@@ -69,17 +68,17 @@ def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
     most, least = max(found, key=lambda c: c.voted), min(found, key=lambda c: c.voted)
     text = f"How much of the selection lies in each task's own top {percent:g}%; the dashed line is chance. "
     if len(found) == 1:
-        text += f"{most.task}: {most.voted / most.of:.0%}."
+        text += f"“{most.task}”: {most.voted / most.of:.0%}."
     else:
         text += (
-            f"{most.task} carried most of it, {most.voted:,} of {most.of:,} samples ({most.voted / most.of:.0%}); "
-            f"{least.task} least, {least.voted:,} ({least.voted / least.of:.0%})."
+            f"“{most.task}” carried most of it, {most.voted:,} of {most.of:,} samples ({most.voted / most.of:.0%}); "
+            f"“{least.task}” least, {least.voted:,} ({least.voted / least.of:.0%})."
         )
     if cut:
         needed = max(found, key=lambda c: c.needed)
         text += (
-            f" Hatched: samples with just the {cut.value:g} votes of the cut, which one vote less would have put "
-            f"below it; {needed.task} has {needed.needed:,} of these."
+            f" Pale: samples with just the {cut.value:g} vote{'' if cut.value == 1 else 's'} of the cut, which one less "
+            f"would have put below it; “{needed.task}” has {needed.needed:,} of these."
         )
     return text
 
@@ -93,9 +92,9 @@ def _draw(found: list[Carrier], percent: float, cut: Cut | None, width: float) -
     places = np.arange(len(found))[::-1]
     voted = np.array([100 * c.voted / c.of for c in found])
     needed = np.array([100 * c.needed / c.of for c in found])
-    axes.barh(places, voted, 0.62, color=CHOSEN)
-    if cut:
-        axes.barh(places, needed, 0.62, left=voted - needed, color="none", edgecolor=PAGE, hatch="////", linewidth=0)
+    axes.barh(places, voted - needed, 0.62, color=CHOSEN)
+    axes.barh(places, needed, 0.62, left=voted - needed, color=CHOSEN, alpha=0.35, linewidth=0)
+    axes.barh(places, voted, 0.62, color="none", edgecolor=CHOSEN, linewidth=1)
     axes.axvline(percent, color=CUT, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set_yticks(places, labels, color=INK)
     axes.set_xlim(0, max(1.05 * voted.max(), 1.1 * percent, 1))

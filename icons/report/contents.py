@@ -70,16 +70,17 @@ def trust_figures(m: Material) -> list[Shown]:
 def lead(m: Material, data: str) -> str:
     """The page in a sentence."""
     of = f"{m.focus.size:,} of the {len(m.valid_N):,} records of {data}"
-    tasks = f"{len(m.tasks)} task{'s' if len(m.tasks) > 1 else ''}"
+    if m.focus.by_votes and len(m.tasks) > 1:
+        return f"{of}: those with most votes, when each of {len(m.tasks)} tasks votes for its own top {m.percent:g}%."
     if m.focus.by_votes:
-        return f"{of}: those that most of {tasks} vote for, each for its top {m.percent:g}%."
-    return f"{of}, chosen by {m.focus.method}; {tasks} scored them."
+        return f"{of}: the top of the task {m.tasks[0]}."
+    return f"{of}, chosen by {m.focus.method}; {len(m.tasks)} task{'s' if len(m.tasks) > 1 else ''} scored them."
 
 
 def facts(m: Material) -> list[tuple[str, str]]:
     """The strip at the head of the page."""
     size, count = m.focus.size, len(m.valid_N)
-    found = [("Selected", f"{size:,} of {count:,}"), ("Share", f"{size / count:.1%}")]
+    found = [("Selected of all", f"{size / count:.1%}")]
     if m.focus.by_votes and m.cut:
         found.append(("Votes needed", f"{m.cut.value:g} of {len(m.tasks)}"))
         found.append(("By the tie-break", f"{m.cut.share_by_tie_break:.1%}"))
@@ -161,7 +162,7 @@ def stability_table(stability: Mapping[str, Any] | None) -> Table | None:
     if not stability:
         return None
     rows = [[name, value] for name, value in _flat(stability)]
-    return Table(["Measured", "Result"], rows[:_MOST_STABILITY_ROWS])
+    return Table(["Measured", "Result"], rows[:_MOST_STABILITY_ROWS], words=(1,))
 
 
 def _flat(found: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -204,7 +205,7 @@ def selections_table(m: Material) -> Table:
             ]
         )
     head = ["Selection", "Method", "Size", "Share", "In common", "Jaccard", "Against chance", "Mean votes"]
-    return Table(head, rows)
+    return Table(head, rows, words=(1,))
 
 
 def sources_of_all(m: Material) -> Table:

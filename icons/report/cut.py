@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.drawing import ALL, CHOSEN, CUT, INK, MUTED, PAGE, Shown, Table, axes_in, bare, new_figure
+from icons.report.drawing import ALL, CHOSEN, CUT, INK, LINE, MUTED, Shown, Table, axes_in, bare, new_figure
 from icons.selection.compare import Bool
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def _votes_caption(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64],
         where = f"The cut falls between classes: every sample with {cut.value:g} votes or more is in, no other one."
     else:
         where = (
-            f"The cut falls among the {cut.tie_class:,} samples with {_votes(cut.value)}: {cut.taken:,} of them are in "
-            f"(hatched), chosen by the tie-break, beside all {cut.above:,} with more."
+            f"The cut falls among the {cut.tie_class:,} samples with {_votes(cut.value)} (outlined): {cut.taken:,} of "
+            f"them are in, chosen by the tie-break, beside all {cut.above:,} with more."
         )
     return f"{where} {most_text} {none}"
 
@@ -93,27 +93,24 @@ def _samples(count: int) -> str:
 
 def _draw_votes(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], cut: Cut | None, width: float) -> Figure:
     wide = width > 5
-    figure = new_figure(width, 2.6)
-    axes = axes_in(figure, 0.05, 0.05, 0.42, 0.45)
+    figure = new_figure(width, 2.5)
+    axes = axes_in(figure, 0.05, 0.05, 0.4, 0.45)
     bare(axes)
     places = np.arange(len(counts))
     at_cut = int(cut.value) if cut and cut.split else -1
     left = counts - chosen
     axes.bar(places, chosen, 0.82, color=CHOSEN)
     axes.bar(places, left, 0.82, bottom=chosen, color=ALL)
+    axes.axhline(0, color=LINE, linewidth=0.8, zorder=0)
     if at_cut >= 0:
-        # Hatched over its fill: what the tie-break put in.
-        axes.bar(at_cut, chosen[at_cut], 0.82, color="none", edgecolor=PAGE, hatch="////", linewidth=0)
         axes.bar(at_cut, counts[at_cut], 0.82, color="none", edgecolor=CUT, linewidth=1.4)
     top = max(1, int(counts.max()))
     for votes, count in enumerate(counts):
-        if count:
-            share = f"{chosen[votes]:,} in" if 0 < chosen[votes] < count else ""
-            text = f"{count:,}" + (f"\n{share}" if share else "")
-            axes.annotate(
-                text, (votes, count), xytext=(0, 3), textcoords="offset points", ha="center", color=MUTED,
-                fontsize=8.5 if wide or len(counts) < 9 else 6.5,
-            )  # fmt: skip
+        some = f"\n{chosen[votes]:,} in" if 0 < chosen[votes] < count else ""
+        axes.annotate(
+            f"{count:,}{some}", (votes, count), xytext=(0, 3), textcoords="offset points", ha="center", color=MUTED,
+            fontsize=8.5 if wide or len(counts) < 9 else 6.5,
+        )  # fmt: skip
     axes.set_xticks(places, [str(place) for place in places], color=INK)
     axes.set_yticks([])
     axes.set_ylim(0, 1.02 * top)

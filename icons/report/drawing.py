@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -57,11 +60,14 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class Table:
-    """The numbers behind a figure, or a table of its own: the first column names its rows."""
+    """The numbers behind a figure, or a table of its own: the first column names its rows.
+
+    `words` are the places of other columns that hold words and not numbers.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
-    caption: str = ""
+    words: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,18 @@ def bare(axes: Axes, *, grid: str = "") -> None:
     axes.patch.set_visible(False)
     if grid:
         axes.grid(axis=cast(Literal["x", "y"], grid))
+
+
+def tick_labels(axes: Axes, places: npt.NDArray[np.floating], labels: Sequence[str], room: float) -> None:
+    """Under the axis; slanted where they would not fit side by side in `room` inches."""
+    slanted = not fit(labels, room)
+    axes.set_xticks(
+        places, labels, rotation=45 if slanted else 0, ha="right" if slanted else "center", rotation_mode="anchor"
+    )
+
+
+def fit(labels: Sequence[str], room: float) -> bool:
+    return len(labels) * (0.12 + 0.075 * max(map(len, labels), default=0)) < room
 
 
 def clip(text: str, length: int) -> str:

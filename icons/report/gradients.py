@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.drawing import ALL, CHOSEN, INK, PAGE, Shown, Table, axes_in, bare, new_figure
+from icons.report.drawing import ALL, CHOSEN, INK, PAGE, Shown, Table, axes_in, bare, fit, new_figure, tick_labels
 from icons.report.lengths import octaves
 from icons.selection.compare import Bool
 
@@ -104,34 +104,32 @@ def _caption(found: list[ByLength], all_norm: float, chosen_norm: float, checkpo
 
 
 def _draw(found: list[ByLength], width: float) -> Figure:
-    wide, height = width > 5, 2.5
+    wide = width > 5
+    room = (width / 2 if wide else width) - 0.65
+    under = 0.45 if fit([each.label for each in found], room) else 0.8
+    height = 1.8 + under
     figure = new_figure(width, height if wide else 2 * height)
     titles = ("Gradient norm", "Loss per token")
     for number, title in enumerate(titles):
         if wide:
-            axes = axes_in(figure, 0.5, 0.12, 0.32, 0.75, (number, 2))
+            axes = axes_in(figure, 0.5, 0.15, 0.32, under, (number, 2))
         else:
-            axes = axes_in(figure, 0.5, 0.05, number * height + 0.3, (1 - number) * height + 0.75)
-        _panel(axes, found, norm=number == 0)
+            axes = axes_in(figure, 0.5, 0.15, number * height + 0.32, (1 - number) * height + under)
+        _panel(axes, found, room, norm=number == 0)
         axes.set_title(title)
     return figure
 
 
-def _panel(axes: Axes, found: list[ByLength], *, norm: bool) -> None:
+def _panel(axes: Axes, found: list[ByLength], room: float, *, norm: bool) -> None:
     bare(axes, grid="y")
-    places = np.arange(len(found)) - 0.1
+    places = np.arange(len(found), dtype=np.float64) - 0.1
     quantiles = np.array([each.norm if norm else each.loss for each in found])
     chosen = np.array([each.chosen_norm if norm else each.chosen_loss for each in found])
     axes.vlines(places, quantiles[:, 0], quantiles[:, 4], color=ALL, linewidth=1.2)
     axes.vlines(places, quantiles[:, 1], quantiles[:, 3], color=ALL, linewidth=6)
     axes.plot(places, quantiles[:, 2], "o", markersize=5, markerfacecolor=PAGE, markeredgecolor=INK)
     axes.plot(places + 0.28, chosen, "D", markersize=4.5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
-    labels = [each.label for each in found]
-    crowded = sum(map(len, labels)) > 22
-    axes.set_xticks(
-        places + 0.1, labels, rotation=45 if crowded else 0, ha="right" if crowded else "center",
-        rotation_mode="anchor",
-    )  # fmt: skip
+    tick_labels(axes, places + 0.1, [each.label for each in found], room)
     axes.set_xlim(-0.6, len(found) - 0.4)
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="y", nbins=5)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.drawing import ALL, CHOSEN, MUTED, PAGE, Shown, Table, axes_in, bare, new_figure
+from icons.report.drawing import ALL, CHOSEN, MUTED, PAGE, Shown, Table, axes_in, bare, fit, new_figure, tick_labels
 from icons.report.traits import Traits
 from icons.selection.compare import Bool, Int64
 
@@ -85,9 +85,9 @@ def _caption(made: list[Panel]) -> str:
     for panel in made:
         if panel.median is not None:
             data, chosen = panel.median
-            same = "as in" if data == chosen else f"against {data:g} in"
-            what = "answers" if panel.unit == "answers" else "predicted tokens"
-            parts.append(f"The median selected record has {chosen:g} {what}, {same} the data.")
+            same = f"{chosen:g} in both" if data == chosen else f"{chosen:g} in the selection, {data:g} in the data"
+            what = "number of answers" if panel.unit == "answers" else "number of predicted tokens"
+            parts.append(f"Median {what}: {same}.")
         else:
             in_data, in_chosen = (share[0] for share in panel.shares)
             parts.append(f"Text-only records: {in_chosen:.1%} of the selection, {in_data:.1%} of the data.")
@@ -96,30 +96,27 @@ def _caption(made: list[Panel]) -> str:
 
 def _draw(made: list[Panel], width: float) -> Figure:
     wide = width > 5
-    if wide:
-        figure = new_figure(width, 2.3)
-        for number, panel in enumerate(made):
-            _bars(axes_in(figure, 0.42, 0.1, 0.32, 0.62, (number, len(made))), panel)
-        return figure
-    height = 1.95
-    figure = new_figure(width, height * len(made))
+    left, right, columns = 0.42, 0.1, len(made) if wide else 1
+    room = width / columns - left - right
+    under = 0.3 if all(fit(panel.labels, room) for panel in made) else 0.62
+    height = 1.7 + under
+    figure = new_figure(width, height if wide else height * len(made))
     for number, panel in enumerate(made):
-        below = (len(made) - 1 - number) * height
-        _bars(axes_in(figure, 0.42, 0.05, number * height + 0.3, below + 0.62), panel)
+        if wide:
+            axes = axes_in(figure, left, right, 0.32, under, (number, columns))
+        else:
+            axes = axes_in(figure, left, right, number * height + 0.32, (len(made) - 1 - number) * height + under)
+        _bars(axes, panel, room)
     return figure
 
 
-def _bars(axes: Axes, panel: Panel) -> None:
+def _bars(axes: Axes, panel: Panel, room: float) -> None:
     bare(axes, grid="y")
-    places = np.arange(len(panel.labels))
+    places = np.arange(len(panel.labels), dtype=np.float64)
     data, chosen = (100 * share for share in panel.shares)
     axes.bar(places - 0.2, data, 0.38, color=ALL)
     axes.bar(places + 0.2, chosen, 0.38, color=CHOSEN, edgecolor=PAGE, linewidth=0)
-    crowded = sum(map(len, panel.labels)) > 16
-    axes.set_xticks(
-        places, panel.labels, rotation=45 if crowded else 0, ha="right" if crowded else "center",
-        rotation_mode="anchor",
-    )  # fmt: skip
+    tick_labels(axes, places, panel.labels, room)
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.locator_params(axis="y", nbins=4)

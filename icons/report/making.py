@@ -35,6 +35,14 @@ class Provenance:
     made_of: Mapping[str, Any]
 
 
+def times_note(times: Sequence[StageTime]) -> str:
+    by_log = any(each.stage == "warm-up" and each.seconds for each in times)
+    return (
+        "Time is that of the work itself, summed over devices, without the loading of models"
+        f"{', and the warm-up’s is by its log' if by_log else ''}."
+    )
+
+
 def times_table(times: Sequence[StageTime]) -> Table:
     rows = [
         [
@@ -45,10 +53,7 @@ def times_table(times: Sequence[StageTime]) -> Table:
         ]
         for each in times
     ]
-    caption = "Time is that of the work itself, summed over devices, without the loading of models"
-    if any(each.stage.startswith("warm-up") and each.seconds for each in times):
-        caption += "; the warm-up's is by its log"
-    return Table(["Stage", "Work", "Time", "Throughput"], rows, f"{caption}.")
+    return Table(["Stage", "Work", "Time", "Throughput"], rows, words=(1,))
 
 
 def machines_table(machines: Sequence[tuple[Mapping[str, str], Sequence[str]]], here: Mapping[str, str]) -> Table:
@@ -59,12 +64,12 @@ def machines_table(machines: Sequence[tuple[Mapping[str, str], Sequence[str]]], 
         [what, str(machine.get("device", "–")), *(str(machine.get(name, "–")) for name in names)]
         for machine, what in found
     ]
-    return Table(["For", "Device", *names], rows)
+    return Table(["For", "Device", *names], rows, words=(1,))
 
 
 def fingerprint_table(made_of: Mapping[str, Any], scores: str, selection: str) -> Table:
     rows = [[key.replace("_", " "), "–" if value is None else str(value)] for key, value in made_of.items()]
-    return Table(["Field", "Value"], [*rows, ["scores", scores], ["selection", selection]])
+    return Table(["Field", "Value"], [*rows, ["scores", scores], ["selection", selection]], words=(1,))
 
 
 def duration(seconds: float) -> str:

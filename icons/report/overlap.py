@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.drawing import INK, PAGE, Shown, Table, axes_in, bare, clip, label_width, new_figure
+from icons.report.drawing import INK, PAGE, Shown, Table, axes_in, bare, clip, fit, label_width, new_figure
 from icons.selection.compare import Agreement, Bool
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-SELECTION = "the selection"
+SELECTION = "selection"
 _ON_DARK, _ON_LIGHT = "#fefefe", "#010101"  # letters on a cell: its own colour counts, not the page's
 
 
@@ -33,33 +33,33 @@ def shared_parts(sets: Sequence[Bool]) -> npt.NDArray[np.float64]:
 
 def tasks_figure(tasks: Sequence[str], own_KN: Sequence[Bool], chosen_N: Bool, percent: float) -> Shown:
     """The tasks' own top p% against each other (the paper's heat map) and against the selection."""
-    parts = shared_parts([*own_KN, chosen_N])
+    parts = shared_parts([*own_KN, chosen_N])[:-1]  # the selection's own row stands in another figure
     names = [*tasks, SELECTION]
     chance = float(np.mean([np.count_nonzero(own) for own in own_KN])) / len(chosen_N)
     return Shown(
         "overlap",
         f"How far the tasks' own top {percent:g}% overlap",
         _tasks_caption(tasks, parts, percent, chance, float(chosen_N.mean())),
-        _table("Of the top of", names, parts),
-        lambda width: _draw(names, parts, width, last_apart=True),
+        _table("Of the top of", tasks, names, parts),
+        lambda width: _draw(tasks, names, parts, width),
     )
 
 
 def _tasks_caption(
     tasks: Sequence[str], parts: npt.NDArray[np.float64], percent: float, chance: float, share: float
 ) -> str:
-    into = parts[:-1, -1]
+    into = parts[:, -1]
     best, worst = int(into.argmax()), int(into.argmin())
     text = f"Each row: how much of its top {percent:g}% is in the column's; unrelated tasks would share {chance:.0%}."
     if len(tasks) > 1:
         pairs = {(a, b): parts[a, b] for a in range(len(tasks)) for b in range(len(tasks)) if a != b}
         high, low = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
         text += (
-            f" {tasks[high[0]]} and {tasks[high[1]]} agree most ({pairs[high]:.0%}), {tasks[low[0]]} and "
-            f"{tasks[low[1]]} least ({pairs[low]:.0%})."
+            f" “{tasks[high[0]]}” and “{tasks[high[1]]}” agree most ({pairs[high]:.0%}), “{tasks[low[0]]}” and "
+            f"“{tasks[low[1]]}” least ({pairs[low]:.0%})."
         )
-    text += f" Of {tasks[best]}'s top {into[best]:.0%} came into the selection"
-    text += f", of {tasks[worst]}'s {into[worst]:.0%}" if best != worst else ""
+    text += f" Of the top of “{tasks[best]}” {into[best]:.0%} came into the selection"
+    text += f", of that of “{tasks[worst]}” {into[worst]:.0%}" if best != worst else ""
     return f"{text}; by chance it would be {share:.0%}."
 
 
@@ -81,8 +81,8 @@ def selections_figure(chosen: Mapping[str, Bool], focus: str) -> Shown:
         "selections",
         "How far the selections agree",
         text,
-        _table("Of", names, parts),
-        lambda width: _draw(names, parts, width, last_apart=False),
+        _table("Of", names, names, parts),
+        lambda width: _draw(names, names, parts, width),
     )
 
 
@@ -91,50 +91,46 @@ def agreement(a_N: Bool, b_N: Bool) -> Agreement:
     return Agreement(int(np.count_nonzero(a_N)), int(np.count_nonzero(b_N)), both, len(a_N))
 
 
-def _table(corner: str, names: Sequence[str], parts: npt.NDArray[np.float64]) -> Table:
-    rows = [[name, *(f"{part:.1%}" for part in row)] for name, row in zip(names, parts, strict=True)]
-    return Table([corner, *names], rows)
+def _table(corner: str, rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.float64]) -> Table:
+    cells = [[name, *(f"{part:.1%}" for part in row)] for name, row in zip(rows, parts, strict=True)]
+    return Table([corner, *columns], cells)
 
 
-def _draw(names: Sequence[str], parts: npt.NDArray[np.float64], width: float, *, last_apart: bool) -> Figure:
-    wide, size = width > 5, len(names)
-    rows = [clip(name, 24 if wide else 13) for name in names]
-    left = label_width(rows, width / 3)
-    cell = min(0.62, (width - left - 0.1) / (size + 0.2))
-    above = 0.15 + 0.06 * max(map(len, rows))
-    figure = new_figure(width, above + cell * (size + 0.2) + 0.08)
-    axes = axes_in(figure, left, width - left - cell * (size + 0.2), above, 0.08)
-    bare(axes)
-    gap = np.zeros(size)
-    if last_apart:
-        gap[-1] = 0.2
-    off_diagonal = parts[~np.eye(size, dtype=bool)]
-    low, high = float(off_diagonal.min(initial=0)), float(off_diagonal.max(initial=0.01))
-    colors = _cividis()
-    fontsize = min(8.5, 72 * cell / 2.9)
+def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.float64], width: float) -> Figure:
+    """A cell for each pair but of a name with itself; a last column that is no row stands apart."""
     from matplotlib.patches import Rectangle
 
-    for row in range(size):
-        for column in range(size):
-            x, y = column + gap[column], row + gap[row]
-            same = row == column
-            level = min(1.0, (parts[row, column] - low) / max(high - low, 1e-9))
-            red, green, blue, _ = colors(level)
-            face = "none" if same else (red, green, blue)
-            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor=PAGE, linewidth=1))
-            if not same:
+    wide, (height, across) = width > 5, parts.shape
+    gap = np.where(np.arange(across) < height, 0, 0.2)
+    beside = [clip(name, 24 if wide else 13) for name in rows]
+    above = [clip(name, 24 if wide else 13) for name in columns]
+    left = label_width(beside, width / 3)
+    cell = min(0.66, (width - left - 0.1) / (across + gap[-1]))
+    upright = not fit(above, cell * across)
+    top = 0.1 + 0.075 * max(map(len, above)) if upright else 0.25
+    figure = new_figure(width, top + cell * height + 0.08)
+    axes = axes_in(figure, left, width - left - cell * (across + gap[-1]), top, 0.08)
+    bare(axes)
+    pairs = parts[~np.eye(height, across, dtype=bool)]
+    low, high = float(pairs.min(initial=1)), float(pairs.max(initial=0.01))
+    for row in range(height):
+        for column in range(across):
+            if row != column:
+                level = min(1.0, (parts[row, column] - low) / max(high - low, 1e-9))
+                red, green, blue, _ = _cividis()(level)
+                x = column + gap[column]
+                axes.add_patch(Rectangle((x, row), 1, 1, facecolor=(red, green, blue), edgecolor=PAGE, linewidth=1))
                 bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
                 axes.text(
-                    x + 0.5, y + 0.5, f"{100 * parts[row, column]:.0f}", ha="center", va="center_baseline",
-                    fontsize=fontsize, color=_ON_LIGHT if bright else _ON_DARK,
+                    x + 0.5, row + 0.5, f"{100 * parts[row, column]:.0f}", ha="center", va="center_baseline",
+                    fontsize=min(8.5, 72 * cell / 2.9), color=_ON_LIGHT if bright else _ON_DARK,
                 )  # fmt: skip
-    axes.set_xlim(0, size + 0.2)
-    axes.set_ylim(size + 0.2, 0)
-    centres = np.arange(size) + gap + 0.5
-    axes.set_yticks(centres, rows, color=INK)
+    axes.set_xlim(0, across + gap[-1])
+    axes.set_ylim(height, 0)
+    axes.set_yticks(np.arange(height) + 0.5, beside, color=INK)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    axes.set_xticks(centres, rows, rotation=90, color=INK)
+    axes.set_xticks(np.arange(across) + gap + 0.5, above, rotation=90 if upright else 0, color=INK)
     return figure
 
 

@@ -1,7 +1,7 @@
 // Filters the samples and turns their pages. Without it all of them are shown.
 "use strict";
 (() => {
-  const pageSize = 8;
+  const pageSize = 6;
   const form = document.getElementById("filter");
   const pager = document.getElementById("pager");
   const found = document.getElementById("found");

@@ -29,8 +29,8 @@ from icons.selection.compare import Bool
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BINS = 90
-_TAIL = 0.1  # percent of a task's scores beyond either end of the axis
+BINS = 120
+_TAIL = 2  # percent of all scores beyond either end of the axis
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def spreads(
 ) -> tuple[list[Spread], npt.NDArray[np.float64]]:
     """A spread for each task, and the edges [BINS + 1] that their counts share; what lies outside is not counted."""
     columns = [column[valid_N].astype(np.float64) for column in scores_NK.T]
-    tails = np.array([np.percentile(column, [_TAIL, 100 - _TAIL]) for column in columns])
-    low, high = min(tails[:, 0].min(), tau_K.min()), max(tails[:, 1].max(), tau_K.max())
+    tails = np.percentile(np.concatenate(columns), [_TAIL, 100 - _TAIL])
+    low, high = min(float(tails[0]), float(tau_K.min())), max(float(tails[1]), float(tau_K.max()))
     room = (high - low) * 0.02 or 1e-6
     edges = np.linspace(low - room, high + room, BINS + 1)
     found = [
@@ -85,18 +85,22 @@ def scores_figure(found: list[Spread], edges: npt.NDArray[np.float64], percent: 
 
 def _caption(found: list[Spread], percent: float, cast: bool) -> str:
     what = "votes for" if cast else "has as its own top"
-    text = f"A task {what} the {percent:g}% of samples right of its threshold (blue). "
+    text = (
+        f"A task {what} the {percent:g}% of samples right of its threshold (blue); outermost scores lie off the axis. "
+    )
     if len(found) == 1:
-        return f"{text}{found[0].task}'s threshold is {found[0].tau:.4f}; its median score {found[0].median:.4f}."
+        return (
+            f"{text}The threshold of “{found[0].task}” is {found[0].tau:.4f}, its median score {found[0].median:.4f}."
+        )
     strictest = max(found, key=lambda s: s.tau)
     mildest = min(found, key=lambda s: s.tau)
     below = [s.task for s in found if s.tau <= 0]
     text += (
-        f"{strictest.task} asks for most, a mean cosine of {strictest.tau:.4f}; {mildest.task} for least, "
+        f"“{strictest.task}” asks for most, a mean cosine of {strictest.tau:.4f}; “{mildest.task}” for least, "
         f"{mildest.tau:.4f}."
     )
     if below:
-        text += f" Below zero, where a sample points away from the task: the threshold of {', '.join(below)}."
+        text += f" Below zero, where a sample points away from the task: the threshold of “{'”, “'.join(below)}”."
     return text
 
 

@@ -83,20 +83,24 @@ def sources_figure(sources: list[Source]) -> Shown:
 
 
 def _caption(sources: list[Source]) -> str:
-    how = "Each line goes from a source's share of the data (ring) to its share of the selection (dot)."
+    how = (
+        "Each line goes from a source’s share of the data (ring) to its share of the selection (dot); on the right, "
+        "how much of the source was selected."
+    )
     if len(sources) == 1:
-        return f"All records are of one source, {sources[0].name}."
+        return f"All records are of one source, “{sources[0].name}”."
     by_gain = sorted(sources, key=lambda source: source.share_of_chosen - source.share_of_data)
     less, more = by_gain[0], by_gain[-1]
     if more.share_of_chosen == more.share_of_data:
         return f"{how} The selection has every source as often as the data."
     text = (
-        f"{how} {more.name} gains most: {more.share_of_data:.1%} of the data, {more.share_of_chosen:.1%} of the "
-        f"selection. {less.name} loses most: {less.share_of_data:.1%} and {less.share_of_chosen:.1%}."
+        f"{how} “{more.name}” gains most: {more.share_of_data:.1%} of the data, {more.share_of_chosen:.1%} of the "
+        f"selection. “{less.name}” loses most: {less.share_of_data:.1%} of the data, {less.share_of_chosen:.1%} of the "
+        "selection."
     )
     without = [source for source in sources if source.chosen == 0]
     if without:
-        names = f": {without[0].name}" if len(without) == 1 else ""
+        names = f": “{without[0].name}”" if len(without) == 1 else ""
         text += f" Nothing was selected from {len(without)} of {len(sources)} sources{names}."
     return text
 

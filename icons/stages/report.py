@@ -139,7 +139,7 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
     """What the template needs beside the figures."""
     from icons.machine import this_machine
     from icons.report.contents import facts, findings, lead, selections_table, sources_of_all, stability_table
-    from icons.report.making import fingerprint_table, machines_table, times_table
+    from icons.report.making import fingerprint_table, machines_table, times_note, times_table
     from icons.report.problems import by_kind
 
     m, provenance = inputs.material, inputs.provenance
@@ -159,6 +159,7 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
         "selections": selections_table(m),
         "sources_of_all": sources_of_all(m),
         "times": times_table(provenance.times),
+        "times_note": times_note(provenance.times),
         "machines": machines_table(provenance.machines, this_machine()),
         "fingerprint": fingerprint_table(
             provenance.made_of, inputs.scores_fingerprint, str(m.focus.head.get("fingerprint", "–"))
