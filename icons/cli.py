@@ -112,6 +112,21 @@ def generalist(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def report(
+    config: ConfigFile,
+    selection: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="This selection, and those to compare with it. Repeatable; default: all."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write one page that shows what was selected, why, and how it was made."""
+    from icons.stages.report import report as stage
+
+    _run_stage(config, overrides, lambda opened: stage(opened, selection))
+
+
+@app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="selected_indices.json, or LLaVA records.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The same of the other selection.")],

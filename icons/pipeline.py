@@ -10,6 +10,7 @@ from icons.config import Config
 from icons.stages.checkpoints import checkpoint_weights
 from icons.stages.generalist import generalist
 from icons.stages.merge import merge
+from icons.stages.report import report
 from icons.stages.specialist import specialist
 from icons.stages.train_grads import train_grads
 from icons.stages.val_grads import val_grads
@@ -20,6 +21,6 @@ from icons.stop import leave_if_asked
 def run(config: Config) -> None:
     warmup(config)
     checkpoint_weights(config)  # what the specialist will need, asked for before the long work
-    for stage in (val_grads, train_grads, merge, specialist, generalist):
+    for stage in (val_grads, train_grads, merge, specialist, generalist, report):
         stage(config)
         leave_if_asked()

@@ -21,6 +21,7 @@ from icons.data.records import Records
 from icons.data.samples import BadRecord, DataSource, Sample
 from icons.errors import BadRecordError, UserError
 from icons.gradients.rows import Rows
+from icons.machine import this_machine
 from icons.progress import Progress
 from icons.stages.extractor import Extractor
 from icons.stop import finishing, leave_if_asked
@@ -51,6 +52,7 @@ def collect(extractor: Extractor, data: DataRange, writer: RowWriter) -> Manifes
     total, done = data.stop - data.start, writer.manifest.rows_done
     with Heartbeat(writer.folder, total, done) as beat:
         extractor.prepare()
+        writer.computes_on(this_machine(extractor.model.device))
         with Progress(data.title, total, done) as progress, finishing():
 
             def advance(count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ def merge(config: Config) -> None:
     """Raises UserError naming the chunks that are missing, a shard that is not as written, or a field that differs."""
     records = open_training_data(config)
     for checkpoint in config.gradients.checkpoints:
+        begin = time.monotonic()
         fingerprint = train_fingerprint(config, checkpoint, len(records))
         path = RunFolder(config.output_dir).index(checkpoint)
         shards, missing = _shards(config, checkpoint, len(records), fingerprint, path.parent)
@@ -39,7 +41,7 @@ def merge(config: Config) -> None:
         found = _found(path)
         index = _checked(Index(len(records), fingerprint, shards, path.parent), found.checked if found else {})
         if index != found:
-            write_index(path, index)
+            write_index(path, replace(index, seconds=round(time.monotonic() - begin, 3)))
         invalid = sum(shard.invalid for shard in shards)
         done = "already done" if index == found else f"written to {path}"
         say(f"merge {checkpoint}: {len(records)} rows in {len(shards)} shards, {invalid} invalid, {done}")

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from icons.data.records import Records
+from icons.data.source import record_images, record_source
 from icons.errors import BadRecordError, UserError
 from icons.progress import Progress
 from icons.selection.compare import Int64
 from icons.store.files import Array, read_tensors
-
-TEXT_ONLY, NO_FOLDER = "(text only)", "(no folder)"
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,10 @@ class Selection:
 
 def member(record: dict[str, Any]) -> Member:
     """The source is the record's `source`, else the first folder of its image path."""
-    name, source = record.get("id"), record.get("source")
-    shown = record.get("image") if record.get("image") is not None else record.get("images")
-    images = shown if isinstance(shown, list) else [] if shown is None else [shown]
+    name, images = record.get("id"), record_images(record)
     text = json.dumps([name, images, record.get("conversations")], sort_keys=True)
-    image = images[0] if images else None
-    if not (isinstance(source, str) and source):
-        folders = image.strip("/").split("/")[:-1] if isinstance(image, str) else []
-        source = TEXT_ONLY if not image else folders[0] if folders else NO_FOLDER
     known = None if name is None or name == "" else name if isinstance(name, str) else json.dumps(name)
-    return Member(known, hashlib.blake2b(text.encode(), digest_size=16).digest(), source)
+    return Member(known, hashlib.blake2b(text.encode(), digest_size=16).digest(), record_source(record))
 
 
 def read_selection(path: Path) -> Selection:

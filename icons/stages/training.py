@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from icons.config import Config, TrainingConfig
 from icons.data.records import Records
 from icons.errors import BadRecordError, UserError
+from icons.machine import this_machine
 from icons.progress import say
 from icons.store.files import read_sealed, write_sealed
 from icons.store.fingerprint import Fingerprint, file_digest, model_digest, require_same
@@ -226,7 +227,7 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     newest = checkpoints(job.folder)[-1]
     names = None if job.optimizer_in_final else ("adapter_config.json", "adapter_model.safetensors", "README.md")
     replace_folder(job.folder / "final", lambda target: _copy(newest, target, names))
-    found: dict[str, Any] = {"complete": True, "steps": trained.steps}
+    found: dict[str, Any] = {"complete": True, "steps": trained.steps, "machine": this_machine(model.device)}
     saved = ""
     if config.training.pruning:
         passes = trained.passes or SamplePasses(ready.full_passes, ready.full_passes)

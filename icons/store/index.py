@@ -16,7 +16,8 @@ from icons.store.rows import FORMAT, Shard
 class Index:
     """Shards in row order, paths relative to the index file; together they hold rows [0, num_rows).
 
-    `checked` has, by file, the modification time (ns) at which its bytes were found to be those that were written.
+    `checked` has, by file, the modification time (ns) at which its bytes were found to be those that were written;
+    `seconds` is how long the merge took that wrote this.
     """
 
     num_rows: int
@@ -24,6 +25,7 @@ class Index:
     shards: list[Shard]
     folder: Path
     checked: dict[str, int] = field(default_factory=dict)
+    seconds: float | None = field(default=None, compare=False)
 
     def path(self, shard: Shard) -> Path:
         return self.folder / shard.file
@@ -48,6 +50,7 @@ def write_index(path: Path, index: Index) -> None:
         "fingerprint": index.fingerprint,
         "shards": shards,
         "checked": index.checked,
+        "seconds": index.seconds,
     }
     write_sealed(path, content)
 
@@ -59,6 +62,6 @@ def read_index(path: Path) -> Index:
     raw = read_sealed(path, "run `icons merge` again")
     try:
         shards = [Shard.from_json(shard) for shard in raw["shards"]]
-        return Index(raw["num_rows"], raw["fingerprint"], shards, path.parent, raw["checked"])
+        return Index(raw["num_rows"], raw["fingerprint"], shards, path.parent, raw["checked"], raw.get("seconds"))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); run `icons merge` again") from None

@@ -14,6 +14,8 @@ class RunFolder:
         self.warmup = root / "warmup"
         self.influence = root / "influence"
         self.scores = self.influence / "scores.safetensors"
+        self.selections = root / "selection"
+        self.report = root / "report"
 
     def adapter(self, checkpoint: int | str, adapter: Path | None) -> Path:
         """The adapter folder of a checkpoint: of `model.adapter`, or of the warm-up when that is null."""
@@ -41,7 +43,7 @@ class RunFolder:
         return self.root / "finetune" / name
 
     def selection(self, name: str) -> Path:
-        return self.root / "selection" / name
+        return self.selections / name
 
 
 def checkpoint_name(checkpoint: int | str) -> str:

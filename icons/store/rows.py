@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Rows [start, stop) of one data file, the shards finished so far, what they were made of, which rows are bad."""
+    """Rows [start, stop) of one data file, the shards finished so far, what they were made of, which rows are bad.
+
+    `seconds` is the time that the shards took, `machines` what computed them (each once; empty where nobody noted it).
+    """
 
     start: int
     stop: int
@@ -84,6 +87,7 @@ class Manifest:
     shards: list[Shard] = field(default_factory=list)
     bad_records: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    machines: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def rows_done(self) -> int:
@@ -112,7 +116,8 @@ def read_manifest(folder: Path) -> Manifest | None:
             raise UserError(f"{path} has format {raw['format']}, this version reads {FORMAT}; use a new output_dir")
         shards = [Shard.from_json(shard) for shard in raw["shards"]]
         start, stop = raw["rows"]
-        return Manifest(start, stop, raw["fingerprint"], shards, raw["bad_records"], raw["seconds"])
+        machines = raw.get("machines", [])
+        return Manifest(start, stop, raw["fingerprint"], shards, raw["bad_records"], raw["seconds"], machines)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); {advice}") from None
 
@@ -139,7 +144,7 @@ class RowWriter:
         require_same(begun, wanted, f"{folder} was begun with other inputs", advice)
         kept = [shard for shard in found.shards if self._is_there(shard)]
         bad = [bad for bad in found.bad_records if any(shard.start <= bad["row"] < shard.stop for shard in kept)]
-        self.manifest = Manifest(start, stop, fingerprint, kept, bad, found.seconds)
+        self.manifest = Manifest(start, stop, fingerprint, kept, bad, found.seconds, found.machines)
 
     def _is_there(self, shard: Shard) -> bool:
         path = self.folder / shard.file
@@ -150,6 +155,11 @@ class RowWriter:
         for start, stop in self.manifest.gaps:
             for first in range(start, stop, size):
                 yield first, min(first + size, stop)
+
+    def computes_on(self, machine: dict[str, str]) -> None:
+        """Notes what the shards that follow are computed on."""
+        if machine not in self.manifest.machines:
+            self.manifest = replace(self.manifest, machines=[*self.manifest.machines, machine])
 
     def append(
         self,
@@ -168,13 +178,11 @@ class RowWriter:
         name = next(name for name in map(_shard_file, count()) if name not in taken)
         written = write_tensors(self.folder / name, tensors)
         shard = Shard(name, start, stop, written["bytes"], written["sha256"], invalid)
-        self.manifest = Manifest(
-            manifest.start,
-            manifest.stop,
-            manifest.fingerprint,
-            sorted([*manifest.shards, shard], key=lambda each: each.start),
-            sorted([*manifest.bad_records, *bad], key=lambda each: int(each["row"])),
-            manifest.seconds + seconds,
+        self.manifest = replace(
+            manifest,
+            shards=sorted([*manifest.shards, shard], key=lambda each: each.start),
+            bad_records=sorted([*manifest.bad_records, *bad], key=lambda each: int(each["row"])),
+            seconds=manifest.seconds + seconds,
         )
         self.write_manifest()
 
@@ -188,6 +196,7 @@ class RowWriter:
             "shards": [shard.as_json() for shard in m.shards],
             "bad_records": m.bad_records,
             "seconds": round(m.seconds, 3),
+            "machines": m.machines,
         }
         write_sealed(self.folder / "manifest.json", content)
 

@@ -1,0 +1,113 @@
+"""Why: which tasks carried the chosen samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from icons.report.cut import Cut
+from icons.report.drawing import (
+    CHOSEN,
+    CUT,
+    INK,
+    LINE,
+    MUTED,
+    Shown,
+    Table,
+    axes_in,
+    bare,
+    clip,
+    label_width,
+    new_figure,
+)
+from icons.selection.compare import Bool
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A task: how many of the chosen lie in its own top p%, and how many of these have no vote to spare."""
+
+    task: str
+    voted: int
+    needed: int
+    of: int
+
+
+def carriers(
+    tasks: Sequence[str], own_KN: Sequence[Bool], chosen_N: Bool, votes_N: npt.NDArray[np.int16], cut: Cut | None
+) -> list[Carrier]:
+    """In the order of the tasks; without a cut in votes no vote was needed."""
+    last_N = chosen_N & (votes_N == cut.value) if cut else np.zeros_like(chosen_N)
+    of = int(np.count_nonzero(chosen_N))
+    return [
+        Carrier(task, int(np.count_nonzero(own & chosen_N)), int(np.count_nonzero(own & last_N)), of)
+        for task, own in zip(tasks, own_KN, strict=True)
+    ]
+
+
+def carried_figure(found: list[Carrier], percent: float, cut: Cut | None) -> Shown:
+    rows = [[c.task, f"{c.voted:,}", f"{c.voted / c.of:.1%}"] + ([f"{c.needed:,}"] if cut else []) for c in found]
+    head = ["Task", "Of the selected in its top", "Share", *(["Its vote was needed"] if cut else [])]
+    return Shown(
+        "carried",
+        "Which tasks carried the selection",
+        _caption(found, percent, cut),
+        Table(head, rows),
+        lambda width: _draw(found, percent, cut, width),
+    )
+
+
+def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
+    most, least = max(found, key=lambda c: c.voted), min(found, key=lambda c: c.voted)
+    text = f"How much of the selection lies in each task's own top {percent:g}%; the dashed line is chance. "
+    if len(found) == 1:
+        text += f"“{most.task}”: {most.voted / most.of:.0%}."
+    else:
+        text += (
+            f"“{most.task}” carried most of it, {most.voted:,} of {most.of:,} samples ({most.voted / most.of:.0%}); "
+            f"“{least.task}” least, {least.voted:,} ({least.voted / least.of:.0%})."
+        )
+    if cut:
+        needed = max(found, key=lambda c: c.needed)
+        text += (
+            f" Pale: samples with just the {cut.value:g} vote{'' if cut.value == 1 else 's'} of the cut, which one less "
+            f"would have put below it; “{needed.task}” has {needed.needed:,} of these."
+        )
+    return text
+
+
+def _draw(found: list[Carrier], percent: float, cut: Cut | None, width: float) -> Figure:
+    wide = width > 5
+    labels = [clip(c.task, 28 if wide else 17) for c in found]
+    figure = new_figure(width, 0.55 + 0.31 * len(found))
+    axes = axes_in(figure, label_width(labels, width / 3), 1.0 if wide else 0.5, 0.1, 0.43)
+    bare(axes, grid="x")
+    places = np.arange(len(found))[::-1]
+    voted = np.array([100 * c.voted / c.of for c in found])
+    needed = np.array([100 * c.needed / c.of for c in found])
+    axes.barh(places, voted - needed, 0.62, color=CHOSEN)
+    axes.barh(places, needed, 0.62, left=voted - needed, color=CHOSEN, alpha=0.35, linewidth=0)
+    axes.barh(places, voted, 0.62, color="none", edgecolor=CHOSEN, linewidth=1)
+    axes.axvline(percent, color=CUT, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.set_yticks(places, labels, color=INK)
+    axes.set_xlim(0, max(1.05 * voted.max(), 1.1 * percent, 1))
+    axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+    axes.spines["bottom"].set_color(LINE)
+    axes.set_xlabel(
+        "share of the selection" + (" in the task's own top; dashed: by chance" if wide else "; dashed: by chance")
+    )
+    for place, c, share in zip(places, found, voted, strict=True):
+        text = f"{c.voted:,} ({share:.0f}%)" if wide else f"{share:.0f}%"
+        axes.annotate(
+            text, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+            va="center", color=MUTED,
+        )  # fmt: skip
+    return figure

@@ -1,0 +1,220 @@
+"""What a page says, section by section: figures, facts and findings with their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from icons.report.carried import carried_figure, carriers
+from icons.report.cut import votes_figure
+from icons.report.drawing import Shown, Table
+from icons.report.gradients import by_length, gradients_figure
+from icons.report.lengths import lengths_figure, panels
+from icons.report.material import Material
+from icons.report.overlap import agreement, selections_figure, tasks_figure
+from icons.report.scores import scores_figure, spreads
+from icons.report.sources import MOST_DRAWN, count_sources, lumped, sources_figure
+from icons.report.values import values_figure
+
+_MOST_STABILITY_ROWS = 60
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether to trust it, in one sentence; `sound` False asks for a second look, None is neither."""
+
+    label: str
+    text: str
+    sound: bool | None = None
+
+
+def what_figures(m: Material) -> list[Shown]:
+    tokens = m.facts.target_tokens if m.facts else None
+    return [
+        sources_figure(count_sources(m.traits, m.focus.chosen)),
+        lengths_figure(panels(m.traits, tokens, m.valid_N, m.focus.chosen)),
+    ]
+
+
+def why_figures(m: Material) -> list[Shown]:
+    by_votes, chosen_N = m.focus.by_votes, m.focus.chosen
+    shown = [scores_figure(*spreads(m.scores_NK, m.valid_N, m.tasks, m.tau), m.percent, cast=by_votes)]
+    if not by_votes and m.focus.values is not None:
+        values = values_figure(m.focus.values, chosen_N, m.valid_N, m.focus.method, m.cut)
+        shown += [values] if values else []
+    vote_cut = m.cut if by_votes else None
+    shown.append(votes_figure(m.focus.votes, chosen_N, m.valid_N, len(m.tasks), vote_cut))
+    shown.append(tasks_figure(m.tasks, m.own_tops, chosen_N, m.percent))
+    shown.append(carried_figure(carriers(m.tasks, m.own_tops, chosen_N, m.focus.votes, vote_cut), m.percent, vote_cut))
+    return shown
+
+
+def trust_figures(m: Material) -> list[Shown]:
+    shown = []
+    if m.facts is not None:
+        facts = m.facts
+        usable_N = facts.valid & np.isfinite(facts.norms) & np.isfinite(facts.losses)
+        both = (usable_N, usable_N & m.focus.chosen)
+        all_norm, own_norm = (float(np.median(facts.norms[rows_N])) if rows_N.any() else 0.0 for rows_N in both)
+        found = by_length(facts.target_tokens, facts.norms, facts.losses, usable_N, m.focus.chosen)
+        if found:
+            shown.append(gradients_figure(found, all_norm, own_norm, m.checkpoint))
+    if m.others:
+        shown.append(selections_figure({s.name: s.chosen for s in (m.focus, *m.others)}, m.focus.name))
+    return shown
+
+
+def lead(m: Material, data: str) -> str:
+    """The page in a sentence."""
+    of = f"{m.focus.size:,} of the {len(m.valid_N):,} records of {data}"
+    if m.focus.by_votes and len(m.tasks) > 1:
+        return f"{of}: those with most votes, when each of {len(m.tasks)} tasks votes for its own top {m.percent:g}%."
+    if m.focus.by_votes:
+        return f"{of}: the top of the task {m.tasks[0]}."
+    return f"{of}, chosen by {m.focus.method}; {len(m.tasks)} task{'s' if len(m.tasks) > 1 else ''} scored them."
+
+
+def facts(m: Material) -> list[tuple[str, str]]:
+    """The strip at the head of the page."""
+    size, count = m.focus.size, len(m.valid_N)
+    found = [("Selected of all", f"{size / count:.1%}")]
+    if m.focus.by_votes and m.cut:
+        found.append(("Votes needed", f"{m.cut.value:g} of {len(m.tasks)}"))
+        found.append(("By the tie-break", f"{m.cut.share_by_tie_break:.1%}"))
+    else:
+        found.append(("Method", m.focus.method))
+    found.append(("Invalid records", f"{int((~m.valid_N).sum()):,}"))
+    found.append(("Sources", f"{len(m.traits.sources):,}"))
+    return found
+
+
+def findings(m: Material, stale: Sequence[str]) -> list[Finding]:
+    """`stale` are selections of the run folder that the page leaves out."""
+    count, invalid = len(m.valid_N), int((~m.valid_N).sum())
+    if invalid:
+        text = f"{invalid:,} of {count:,} ({invalid / count:.2%}) are invalid: they never vote and are never selected."
+    else:
+        text = f"All {count:,} records are valid."
+    found = [Finding("Records", text, invalid == 0)]
+    if m.facts is None:
+        found.append(Finding("Gradients", "The gradient rows are no longer on disk; norms and losses are not shown."))
+    else:
+        found += _gradient_findings(m)
+    bad = int((~np.isfinite(m.scores_NK[m.valid_N])).sum())
+    text = f"{bad:,} are NaN or infinite." if bad else f"All {invalid_free(m):,} are finite numbers."
+    found.append(Finding("Scores", text, bad == 0))
+    found.append(_cut_finding(m))
+    wanted = m.focus.head.get("percent")
+    if isinstance(wanted, int | float) and m.focus.size < int(wanted / 100 * count):
+        text = f"{m.focus.size:,} were selected where {wanted:g}% would be {int(wanted / 100 * count):,}."
+        found.append(Finding("Size", text, False))
+    if stale:
+        text = f"{', '.join(stale)} in the run folder: made of other scores than these, and so not compared here."
+        found.append(Finding("Left out", text))
+    return found
+
+
+def invalid_free(m: Material) -> int:
+    """How many scores of valid rows there are."""
+    return int(m.valid_N.sum()) * len(m.tasks)
+
+
+def _gradient_findings(m: Material) -> list[Finding]:
+    assert m.facts is not None
+    norms, losses, valid_N = m.facts.norms, m.facts.losses, m.facts.valid
+    infinite = int((valid_N & ~(np.isfinite(norms) & np.isfinite(losses))).sum())
+    zero = int((valid_N & (norms == 0)).sum())
+    text = (
+        f"{infinite:,} have a norm or loss that is NaN or infinite."
+        if infinite
+        else "No norm or loss is NaN or infinite."
+    )
+    found = [Finding("Gradients", text, infinite == 0)]
+    if zero:
+        text = f"{zero:,} valid records have a gradient of zero and score 0 for every task."
+    else:
+        text = "No valid record has a gradient of zero."
+    return [*found, Finding("Zero gradients", text, zero == 0)]
+
+
+def _cut_finding(m: Material) -> Finding:
+    if m.cut is None:
+        return Finding("Cut", f"{m.focus.method} does not choose by a value alone, so there is no cut and no tie.")
+    if not m.cut.split:
+        return Finding("Cut", "It falls between two values: no tie had to be broken.", True)
+    what = (
+        f"{m.cut.value:g} vote{'' if m.cut.value == 1 else 's'}" if m.focus.by_votes else f"the value {m.cut.value:.5g}"
+    )
+    rule = {"rank": "mean percentile rank", "random": "lot", "index": "the lower index"}
+    by = rule.get(str(m.focus.head.get("tie_break")), "the tie-break")
+    return Finding(
+        "Tie-break",
+        f"Of {m.cut.tie_class:,} samples with {what}, {m.cut.taken:,} were taken by {by}: "
+        f"{m.cut.share_by_tie_break:.1%} of the selection.",
+    )
+
+
+def stability_table(stability: Mapping[str, Any] | None) -> Table | None:
+    """Whatever the generalist measured, name by name."""
+    if not stability:
+        return None
+    rows = [[name, value] for name, value in _flat(stability)]
+    return Table(["Measured", "Result"], rows[:_MOST_STABILITY_ROWS], words=(1,))
+
+
+def _flat(found: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in found.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, dict):
+            rows += _flat(value, f"{name}: ")
+        elif isinstance(value, list):
+            rows.append((name, ", ".join(_number(item) for item in value[:12]) + ("…" if len(value) > 12 else "")))
+        else:
+            rows.append((name, _number(value)))
+    return rows
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def selections_table(m: Material) -> Table:
+    """Each selection and how far it agrees with the one that the page is about."""
+    rows = []
+    for each in (m.focus, *m.others):
+        found = agreement(m.focus.chosen, each.chosen)
+        own = each is m.focus
+        rows.append(
+            [
+                each.name,
+                each.method,
+                f"{each.size:,}",
+                f"{each.size / len(each.chosen):.1%}",
+                "–" if own else f"{found.both:,}",
+                "–" if own else f"{found.jaccard:.3f}",
+                "–" if own or not found.expected else f"{found.both / found.expected:.2f} ×",
+                f"{float(each.votes[each.chosen].mean()):.2f}" if each.size else "–",
+            ]
+        )
+    head = ["Selection", "Method", "Size", "Share", "In common", "Jaccard", "Against chance", "Mean votes"]
+    return Table(head, rows, words=(1,))
+
+
+def sources_of_all(m: Material) -> Table:
+    """Each selection's shares by source."""
+    everything = (m.focus, *m.others)
+    counted = [count_sources(m.traits, each.chosen) for each in everything]
+    rows = []
+    for parts in zip(*(lumped(found, MOST_DRAWN) for found in counted), strict=True):
+        rows.append(
+            [parts[0].name, f"{parts[0].share_of_data:.1%}", *(f"{part.share_of_chosen:.1%}" for part in parts)]
+        )
+    return Table(["Source", "Data", *(each.name for each in everything)], rows)

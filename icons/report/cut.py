@@ -1,0 +1,122 @@
+"""Why: how many votes the samples have, and where the cut falls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icons.report.drawing import ALL, CHOSEN, CUT, INK, LINE, MUTED, Shown, Table, axes_in, bare, new_figure
+from icons.selection.compare import Bool
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The value of the last one chosen: `above` have more, of the `tie_class` with just this value `taken` are in."""
+
+    value: float
+    above: int
+    tie_class: int
+    taken: int
+
+    @property
+    def split(self) -> bool:
+        """Whether samples of this value are on both sides, so that the tie-break decided."""
+        return 0 < self.taken < self.tie_class
+
+    @property
+    def share_by_tie_break(self) -> float:
+        """Part of the selection that the tie-break decided."""
+        return self.taken / (self.above + self.taken) if self.split else 0.0
+
+
+def find_cut(written: Mapping[str, Any] | None, value_N: npt.NDArray[Any], chosen_N: Bool, valid_N: Bool) -> Cut | None:
+    """The cut as the selection's own file has it, else from the values; None where no value parts the two sides."""
+    if written and all(isinstance(written.get(key), int | float) for key in ("value", "above", "tie_class", "taken")):
+        return Cut(float(written["value"]), int(written["above"]), int(written["tie_class"]), int(written["taken"]))
+    chosen, left = value_N[chosen_N], value_N[valid_N & ~chosen_N]
+    if not len(chosen) or (len(left) and left.max() > chosen.min()):
+        return None
+    value = chosen.min()
+    own = valid_N & (value_N == value)
+    return Cut(float(value), int((chosen > value).sum()), int(own.sum()), int((own & chosen_N).sum()))
+
+
+def votes_figure(votes_N: npt.NDArray[np.int16], chosen_N: Bool, valid_N: Bool, tasks: int, cut: Cut | None) -> Shown:
+    """How many valid samples have how many votes, and how many of them were chosen; `cut` where votes decided."""
+    counts = np.bincount(votes_N[valid_N], minlength=tasks + 1)
+    chosen = np.bincount(votes_N[chosen_N], minlength=tasks + 1)
+    rows = [
+        [f"{votes}", f"{counts[votes]:,}", f"{chosen[votes]:,}", f"{counts[votes] - chosen[votes]:,}"]
+        for votes in range(tasks, -1, -1)
+    ]
+    whose = "task" if tasks == 1 else "tasks"
+    return Shown(
+        "votes",
+        "How the votes fell" if cut else "Votes, which did not decide here",
+        _votes_caption(counts, chosen, tasks, cut),
+        Table([f"Votes of {tasks} {whose}", "Samples", "Selected", "Not selected"], rows),
+        lambda width: _draw_votes(counts, chosen, cut, width),
+    )
+
+
+def _votes_caption(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], tasks: int, cut: Cut | None) -> str:
+    none = f"{counts[0] / max(1, counts.sum()):.0%} of the samples get no vote at all."
+    most = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
+    most_text = f"The most that any sample has is {most} of {tasks}: {_samples(counts[most])}."
+    if cut is None:
+        with_votes = int(chosen[1:].sum())
+        return f"{none} {most_text} Of the selected, {with_votes:,} have a vote."
+    if not cut.split:
+        where = f"The cut falls between classes: every sample with {cut.value:g} votes or more is in, no other one."
+    else:
+        where = (
+            f"The cut falls among the {cut.tie_class:,} samples with {_votes(cut.value)} (outlined): {cut.taken:,} of "
+            f"them are in, chosen by the tie-break, beside all {cut.above:,} with more."
+        )
+    return f"{where} {most_text} {none}"
+
+
+def _votes(value: float) -> str:
+    return f"{value:g} vote{'' if value == 1 else 's'}"
+
+
+def _samples(count: int) -> str:
+    return f"{count:,} sample{'' if count == 1 else 's'}"
+
+
+def _draw_votes(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], cut: Cut | None, width: float) -> Figure:
+    wide = width > 5
+    figure = new_figure(width, 2.5)
+    axes = axes_in(figure, 0.05, 0.05, 0.4, 0.45)
+    bare(axes)
+    places = np.arange(len(counts))
+    at_cut = int(cut.value) if cut and cut.split else -1
+    left = counts - chosen
+    axes.bar(places, chosen, 0.82, color=CHOSEN)
+    axes.bar(places, left, 0.82, bottom=chosen, color=ALL)
+    axes.axhline(0, color=LINE, linewidth=0.8, zorder=0)
+    if at_cut >= 0:
+        axes.bar(at_cut, counts[at_cut], 0.82, color="none", edgecolor=CUT, linewidth=1.4)
+    top = max(1, int(counts.max()))
+    for votes, count in enumerate(counts):
+        some = f"\n{chosen[votes]:,} in" if 0 < chosen[votes] < count else ""
+        axes.annotate(
+            f"{count:,}{some}", (votes, count), xytext=(0, 3), textcoords="offset points", ha="center", color=MUTED,
+            fontsize=8.5 if wide or len(counts) < 9 else 6.5,
+        )  # fmt: skip
+    axes.set_xticks(places, [str(place) for place in places], color=INK)
+    axes.set_yticks([])
+    axes.set_ylim(0, 1.02 * top)
+    axes.set_xlim(-0.6, len(counts) - 0.4)
+    axes.set_xlabel(
+        "votes; blue: selected, grey: not"
+        + ("; outlined: the class that the cut divides" if wide and at_cut >= 0 else "")
+    )
+    return figure

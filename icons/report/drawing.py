@@ -1,0 +1,200 @@
+"""The look of every figure: sizes, colours, and one drawing as SVG for the page, SVG and PNG for a paper.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; nothing is told by colour alone. On the page the
+colours below are replaced by variables of its style sheet, so that a figure follows light and dark mode.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDE, NARROW = 8.0, 3.6
+"""Inches: for a desk and for a phone, with the same size of letters."""
+PNG_DPI = 200
+
+INK, MUTED, LINE, PAGE = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
+ALL, CHOSEN, CUT = "#86909a", "#0072b2", "#d55e00"
+"""What is in the data, what was chosen of it, and where the cut is."""
+
+_VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAGE: "page", ALL: "all", CHOSEN: "chosen", CUT: "cut"}
+_SETTINGS: Any = {
+    "font.size": 8.5,
+    "text.parse_math": False,  # names are the user's, and may hold a dollar sign
+    "axes.unicode_minus": True,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.8,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "path.simplify": True,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The numbers behind a figure, or a table of its own: the first column names its rows.
+
+    `words` are the places of other columns that hold words and not numbers.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure as the page shows it: `draw` makes it for a width in inches, `caption` says what is to be seen."""
+
+    name: str
+    title: str
+    caption: str
+    table: Table
+    draw: Callable[[float], Figure]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """`wide` and `narrow` are SVG elements for a page, `svg` and `png` files."""
+
+    wide: str
+    narrow: str
+    svg: bytes
+    png: bytes
+
+
+def render(shown: Shown) -> Rendered:
+    with _drawing():
+        wide = shown.draw(WIDE)
+        svg = _svg(wide, shown.name)
+        png = io.BytesIO()
+        wide.savefig(png, format="png", dpi=PNG_DPI, facecolor=PAGE, metadata={"Software": None})
+        narrow = _svg(shown.draw(NARROW), shown.name)
+    return Rendered(_for_page(svg, shown.name, "wide"), _for_page(narrow, shown.name, "narrow"), svg, png.getvalue())
+
+
+def axes_in(
+    figure: Figure, left: float, right: float, top: float, bottom: float, place: tuple[int, int] = (0, 1)
+) -> Axes:
+    """Axes with these margins in inches; `place` (n, of) makes them the n-th of so many equal parts side by side."""
+    width, height = figure.get_size_inches()
+    number, of = place
+    part = width / of
+    box = (
+        (number * part + left) / width,
+        bottom / height,
+        (part - left - right) / width,
+        (height - top - bottom) / height,
+    )
+    return figure.add_axes(box)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="none")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def bare(axes: Axes, *, grid: str = "") -> None:
+    """No frame, no tick marks; `grid` "x" or "y" for lines across that axis."""
+    from typing import Literal, cast
+
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+    axes.patch.set_visible(False)
+    if grid:
+        axes.grid(axis=cast(Literal["x", "y"], grid))
+
+
+def tick_labels(axes: Axes, places: npt.NDArray[np.floating], labels: Sequence[str], room: float) -> None:
+    """Under the axis; slanted where they would not fit side by side in `room` inches."""
+    slanted = not fit(labels, room)
+    axes.set_xticks(
+        places, labels, rotation=45 if slanted else 0, ha="right" if slanted else "center", rotation_mode="anchor"
+    )
+
+
+def fit(labels: Sequence[str], room: float) -> bool:
+    return len(labels) * (0.12 + 0.075 * max(map(len, labels), default=0)) < room
+
+
+def clip(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def label_width(labels: Sequence[str], most: float) -> float:
+    """Inches that the longest of these labels takes, at most `most`."""
+    return min(most, 0.2 + 0.068 * max(map(len, labels), default=0))
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        # A name in a script that the PNG's font lacks; the page shows it in the reader's own fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        yield
+
+
+def _svg(figure: Figure, name: str) -> bytes:
+    import matplotlib
+
+    content = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(content, format="svg", facecolor="none", metadata={"Date": None, "Creator": None})
+    return content.getvalue()
+
+
+def _for_page(svg: bytes, name: str, variant: str) -> str:
+    """The element alone: ids of its own, colours as variables, size by the style sheet; one image to a reader."""
+
+    def tag(found: re.Match[str]) -> str:
+        """Only what stands in a tag is changed: between them stands the user's text."""
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-{variant}-", found[0])
+        for color, variable in _VARIABLES.items():
+            text = text.replace(color, f"var(--{variable})")
+        return text
+
+    text = svg.decode()
+    text = text[text.index("<svg") :]
+    for unwanted in (r"<metadata>.*?</metadata>", r"<style\b.*?</style>", r"<!--.*?-->"):
+        text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    head, _, rest = re.sub(r"<[^>]+>", tag, text).partition(">")
+    box = re.search(r'viewBox="[^"]*"', head)
+    assert box is not None
+    label = f'role="img" aria-labelledby="title-{name} caption-{name}"'
+    return f'<svg {box[0]} {label} xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'

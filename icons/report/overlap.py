@@ -1,0 +1,140 @@
+"""Why, and whether to trust it: how far tasks agree with each other, and selections with selections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from icons.report.drawing import INK, PAGE, Shown, Table, axes_in, bare, clip, fit, label_width, new_figure
+from icons.selection.compare import Agreement, Bool
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+SELECTION = "selection"
+_ON_DARK, _ON_LIGHT = "#fefefe", "#010101"  # letters on a cell: its own colour counts, not the page's
+
+
+def shared_parts(sets: Sequence[Bool]) -> npt.NDArray[np.float64]:
+    """[n, n]: the part of each row's set that is in the column's too; 0 for an empty set."""
+    sizes = [int(np.count_nonzero(own)) for own in sets]
+    parts = np.zeros((len(sets), len(sets)))
+    for row, own in enumerate(sets):
+        for column in range(row + 1):
+            both = int(np.count_nonzero(own & sets[column]))
+            parts[row, column] = both / sizes[row] if sizes[row] else 0.0
+            parts[column, row] = both / sizes[column] if sizes[column] else 0.0
+    return parts
+
+
+def tasks_figure(tasks: Sequence[str], own_KN: Sequence[Bool], chosen_N: Bool, percent: float) -> Shown:
+    """The tasks' own top p% against each other (the paper's heat map) and against the selection."""
+    parts = shared_parts([*own_KN, chosen_N])[:-1]  # the selection's own row stands in another figure
+    names = [*tasks, SELECTION]
+    chance = float(np.mean([np.count_nonzero(own) for own in own_KN])) / len(chosen_N)
+    return Shown(
+        "overlap",
+        f"How far the tasks' own top {percent:g}% overlap",
+        _tasks_caption(tasks, parts, percent, chance, float(chosen_N.mean())),
+        _table("Of the top of", tasks, names, parts),
+        lambda width: _draw(tasks, names, parts, width),
+    )
+
+
+def _tasks_caption(
+    tasks: Sequence[str], parts: npt.NDArray[np.float64], percent: float, chance: float, share: float
+) -> str:
+    into = parts[:, -1]
+    best, worst = int(into.argmax()), int(into.argmin())
+    text = f"Each row: how much of its top {percent:g}% is in the column's; unrelated tasks would share {chance:.0%}."
+    if len(tasks) > 1:
+        pairs = {(a, b): parts[a, b] for a in range(len(tasks)) for b in range(len(tasks)) if a != b}
+        high, low = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
+        text += (
+            f" “{tasks[high[0]]}” and “{tasks[high[1]]}” agree most ({pairs[high]:.0%}), “{tasks[low[0]]}” and "
+            f"“{tasks[low[1]]}” least ({pairs[low]:.0%})."
+        )
+    text += f" Of the top of “{tasks[best]}” {into[best]:.0%} came into the selection"
+    text += f", of that of “{tasks[worst]}” {into[worst]:.0%}" if best != worst else ""
+    return f"{text}; by chance it would be {share:.0%}."
+
+
+def selections_figure(chosen: Mapping[str, Bool], focus: str) -> Shown:
+    """Several selections against each other."""
+    names = list(chosen)
+    parts = shared_parts(list(chosen.values()))
+    others = [name for name in names if name != focus]
+    own = names.index(focus)
+    near = max(others, key=lambda name: parts[own, names.index(name)])
+    far = min(others, key=lambda name: parts[own, names.index(name)])
+    share = float(chosen[near].mean())
+    text = (
+        f"Each row: how much of its selection is in the column's. {near} has {parts[own, names.index(near)]:.0%} of "
+        f"{focus}, where a random selection of its size would have {share:.0%}"
+    )
+    text += f"; {far} has least, {parts[own, names.index(far)]:.0%}." if near != far else "."
+    return Shown(
+        "selections",
+        "How far the selections agree",
+        text,
+        _table("Of", names, names, parts),
+        lambda width: _draw(names, names, parts, width),
+    )
+
+
+def agreement(a_N: Bool, b_N: Bool) -> Agreement:
+    both = int(np.count_nonzero(a_N & b_N))
+    return Agreement(int(np.count_nonzero(a_N)), int(np.count_nonzero(b_N)), both, len(a_N))
+
+
+def _table(corner: str, rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.float64]) -> Table:
+    cells = [[name, *(f"{part:.1%}" for part in row)] for name, row in zip(rows, parts, strict=True)]
+    return Table([corner, *columns], cells)
+
+
+def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.float64], width: float) -> Figure:
+    """A cell for each pair but of a name with itself; a last column that is no row stands apart."""
+    from matplotlib.patches import Rectangle
+
+    wide, (height, across) = width > 5, parts.shape
+    gap = np.where(np.arange(across) < height, 0, 0.2)
+    beside = [clip(name, 24 if wide else 13) for name in rows]
+    above = [clip(name, 24 if wide else 13) for name in columns]
+    left = label_width(beside, width / 3)
+    cell = min(0.66, (width - left - 0.1) / (across + gap[-1]))
+    upright = not fit(above, cell * across)
+    top = 0.1 + 0.075 * max(map(len, above)) if upright else 0.25
+    figure = new_figure(width, top + cell * height + 0.08)
+    axes = axes_in(figure, left, width - left - cell * (across + gap[-1]), top, 0.08)
+    bare(axes)
+    pairs = parts[~np.eye(height, across, dtype=bool)]
+    low, high = float(pairs.min(initial=1)), float(pairs.max(initial=0.01))
+    for row in range(height):
+        for column in range(across):
+            if row != column:
+                level = min(1.0, (parts[row, column] - low) / max(high - low, 1e-9))
+                red, green, blue, _ = _cividis()(level)
+                x = column + gap[column]
+                axes.add_patch(Rectangle((x, row), 1, 1, facecolor=(red, green, blue), edgecolor=PAGE, linewidth=1))
+                bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+                axes.text(
+                    x + 0.5, row + 0.5, f"{100 * parts[row, column]:.0f}", ha="center", va="center_baseline",
+                    fontsize=min(8.5, 72 * cell / 2.9), color=_ON_LIGHT if bright else _ON_DARK,
+                )  # fmt: skip
+    axes.set_xlim(0, across + gap[-1])
+    axes.set_ylim(height, 0)
+    axes.set_yticks(np.arange(height) + 0.5, beside, color=INK)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(across) + gap + 0.5, above, rotation=90 if upright else 0, color=INK)
+    return figure
+
+
+def _cividis() -> Colormap:
+    from matplotlib import colormaps
+
+    return colormaps["cividis"]

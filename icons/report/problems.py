@@ -1,0 +1,37 @@
+"""Whether to trust it: the records that could not be used, by kind of reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from icons.report.traits import plain
+
+_WHERE = re.compile(
+    r"^.*? (?:row \d+(?: \(id (?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^)]*)\))?|line \d+ \(row \d+\)): "
+)
+_EXAMPLES, _LENGTH = 5, 400
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Records with one kind of reason, and the first few of these as they were written."""
+
+    kind: str
+    count: int
+    examples: list[str]
+
+
+def by_kind(reasons: Iterable[str]) -> list[Problem]:
+    """The most frequent kind first. A kind is a reason without its place, its names and its numbers."""
+    found: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
+    for reason in reasons:
+        kind = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d,]*", "…", _WHERE.sub("", reason))
+        kind = plain(kind)[:_LENGTH]
+        counts[kind] = counts.get(kind, 0) + 1
+        if len(examples := found.setdefault(kind, [])) < _EXAMPLES:
+            examples.append(plain(reason)[:_LENGTH])
+    problems = [Problem(kind, counts[kind], examples) for kind, examples in found.items()]
+    return sorted(problems, key=lambda problem: (-problem.count, problem.kind))

@@ -1,0 +1,116 @@
+"""One sample as the page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icons.data.source import record_images, record_source
+from icons.report.conversation import Shortened, shortened
+from icons.report.material import Material
+from icons.report.samples import Kind, kinds, percentiles, ranking
+from icons.report.thumbnails import Thumbnail
+from icons.report.traits import UNREADABLE, plain
+
+_MOST_IMAGES = 2
+_LONGEST_NAME = 120
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """A task's score of one sample; `percentile` among the valid rows, `own`: in the task's own top p%."""
+
+    task: str
+    score: str
+    percentile: int
+    own: bool
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """`place` counts from 1 in the ranking; `error` stands in the place of a record that cannot be read."""
+
+    row: int
+    id: str
+    source: str
+    kinds: Sequence[Kind]
+    chosen: bool
+    place: int
+    votes: int
+    value: str
+    scores: Sequence[TaskScore]
+    tokens: str
+    loss: str
+    norm: str
+    images: Sequence[Thumbnail]
+    more_images: int
+    text: Shortened
+    error: str
+
+
+def sample_views(
+    m: Material,
+    ranks_N: npt.NDArray[np.float64],
+    record: Callable[[int], dict[str, Any] | str],
+    picture: Callable[[object], Thumbnail],
+) -> tuple[list[Kind], list[SampleView]]:
+    """The kinds of sample that there are, and each sample once, in their order.
+
+    `record` gives a row's record, or why it cannot be read; `picture` a thumbnail of what stands under `image`.
+    """
+    order = ranking(m.focus.chosen, m.valid_N, m.ranked_by, ranks_N)
+    found = [kind for kind in kinds(order, m.focus.chosen, parted=m.cut is not None) if len(kind.rows)]
+    places = np.zeros(len(m.valid_N), np.int64)
+    places[order] = np.arange(1, len(order) + 1)
+    of_row: dict[int, list[Kind]] = {}
+    for kind in found:
+        for row in kind.rows.tolist():
+            of_row.setdefault(row, []).append(kind)
+    rows = list(of_row)
+    percent_RK = percentiles(m.scores_NK, m.valid_N, rows)
+    views = [
+        _view(m, row, of_row[row], int(places[row]), percent_K, record(row), picture)
+        for row, percent_K in zip(rows, percent_RK, strict=True)
+    ]
+    return found, views
+
+
+def _view(
+    m: Material,
+    row: int,
+    own: list[Kind],
+    place: int,
+    percent_K: npt.NDArray[np.float64],
+    record: dict[str, Any] | str,
+    picture: Callable[[object], Thumbnail],
+) -> SampleView:
+    given: dict[str, Any] = record if isinstance(record, dict) else {}
+    images = record_images(given)
+    name = given.get("id")
+    scores = [
+        TaskScore(task, f"{m.scores_NK[row, k]:.4f}", int(percent_K[k]), bool(m.own_tops[k][row]))
+        for k, task in enumerate(m.tasks)
+    ]
+    facts = m.facts
+    return SampleView(
+        row=row,
+        id="" if name is None else plain(str(name))[:_LONGEST_NAME],
+        source=plain(record_source(given)) if isinstance(record, dict) else UNREADABLE,
+        kinds=own,
+        chosen=bool(m.focus.chosen[row]),
+        place=place,
+        votes=int(m.focus.votes[row]),
+        value="" if m.focus.by_votes or m.focus.values is None else f"{m.focus.values[row]:.5g}",
+        scores=scores,
+        tokens=f"{facts.target_tokens[row]:,}" if facts else "",
+        loss=f"{facts.losses[row]:.3f}" if facts else "",
+        norm=f"{facts.norms[row]:.3g}" if facts else "",
+        images=[picture(image) for image in images[:_MOST_IMAGES]],
+        more_images=max(0, len(images) - _MOST_IMAGES),
+        text=shortened(given.get("conversations")),
+        error=record if isinstance(record, str) else "",
+    )

@@ -1,0 +1,137 @@
+"""Why: how each task's scores are spread, and where its threshold lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from icons.report.drawing import (
+    ALL,
+    CHOSEN,
+    CUT,
+    INK,
+    LINE,
+    MUTED,
+    Shown,
+    Table,
+    axes_in,
+    bare,
+    clip,
+    label_width,
+    new_figure,
+)
+from icons.selection.compare import Bool
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BINS = 120
+_TAIL = 2  # percent of all scores beyond either end of the axis
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One task's scores over the valid rows: quantiles, threshold tau, and counts [BINS] between shared edges."""
+
+    task: str
+    low: float
+    median: float
+    high: float
+    tau: float
+    voted: int
+    counts: npt.NDArray[np.int64]
+
+
+def spreads(
+    scores_NK: npt.NDArray[np.float32], valid_N: Bool, tasks: Sequence[str], tau_K: npt.NDArray[np.float64]
+) -> tuple[list[Spread], npt.NDArray[np.float64]]:
+    """A spread for each task, and the edges [BINS + 1] that their counts share; what lies outside is not counted."""
+    columns = [column[valid_N].astype(np.float64) for column in scores_NK.T]
+    tails = np.percentile(np.concatenate(columns), [_TAIL, 100 - _TAIL])
+    low, high = min(float(tails[0]), float(tau_K.min())), max(float(tails[1]), float(tau_K.max()))
+    room = (high - low) * 0.02 or 1e-6
+    edges = np.linspace(low - room, high + room, BINS + 1)
+    found = [
+        Spread(
+            task,
+            float(column.min()),
+            float(np.median(column)),
+            float(column.max()),
+            float(tau),
+            int((column >= tau).sum()),
+            np.histogram(column, edges)[0],
+        )
+        for task, column, tau in zip(tasks, columns, tau_K, strict=True)
+    ]
+    return found, edges
+
+
+def scores_figure(found: list[Spread], edges: npt.NDArray[np.float64], percent: float, *, cast: bool) -> Shown:
+    """`cast`: these thresholds cast the votes that made the selection."""
+    rows = [[s.task, f"{s.low:.4f}", f"{s.median:.4f}", f"{s.high:.4f}", f"{s.tau:.4f}", f"{s.voted:,}"] for s in found]
+    head = ["Task", "Lowest", "Median", "Highest", "Threshold", "At or above it"]
+    return Shown(
+        "scores",
+        "Each task's scores and its threshold",
+        _caption(found, percent, cast),
+        Table(head, rows),
+        lambda width: _draw(found, edges, width),
+    )
+
+
+def _caption(found: list[Spread], percent: float, cast: bool) -> str:
+    what = "votes for" if cast else "has as its own top"
+    text = (
+        f"A task {what} the {percent:g}% of samples right of its threshold (blue); outermost scores lie off the axis. "
+    )
+    if len(found) == 1:
+        return (
+            f"{text}The threshold of “{found[0].task}” is {found[0].tau:.4f}, its median score {found[0].median:.4f}."
+        )
+    strictest = max(found, key=lambda s: s.tau)
+    mildest = min(found, key=lambda s: s.tau)
+    below = [s.task for s in found if s.tau <= 0]
+    text += (
+        f"“{strictest.task}” asks for most, a mean cosine of {strictest.tau:.4f}; “{mildest.task}” for least, "
+        f"{mildest.tau:.4f}."
+    )
+    if below:
+        text += f" Below zero, where a sample points away from the task: the threshold of “{'”, “'.join(below)}”."
+    return text
+
+
+def _draw(found: list[Spread], edges: npt.NDArray[np.float64], width: float) -> Figure:
+    wide = width > 5
+    step = 0.46
+    figure = new_figure(width, 0.5 + step * len(found))
+    labels = [clip(spread.task, 24 if wide else 15) for spread in found]
+    axes = axes_in(figure, label_width(labels, width / 3), 0.75, 0.08, 0.42)
+    bare(axes)
+    axes.axvline(0, color=LINE, linewidth=0.8, zorder=0)
+    top = len(found) - 1
+    for number, spread in enumerate(found):
+        base = top - number
+        height = 0.86 * spread.counts / max(1, spread.counts.max())
+        above = edges[1:] > spread.tau
+        axes.stairs(base + height, edges, baseline=base, fill=True, color=ALL, linewidth=0)
+        if above.any():
+            first = int(np.argmax(above))
+            own_edges = np.r_[max(spread.tau, edges[first]), edges[first + 1 :]]
+            axes.stairs(base + height[first:], own_edges, baseline=base, fill=True, color=CHOSEN, linewidth=0)
+        axes.plot([spread.tau, spread.tau], [base, base + 0.92], color=CUT, linewidth=1.4)
+        axes.annotate(
+            f"{spread.tau:.4f}", (1, base + 0.08), xycoords=("axes fraction", "data"), xytext=(6, 0),
+            textcoords="offset points", color=MUTED,
+        )  # fmt: skip
+    axes.set_yticks(np.arange(len(found))[::-1] + 0.2, labels, color=INK)
+    axes.set_ylim(-0.05, len(found))
+    axes.set_xlim(edges[0], edges[-1])
+    axes.locator_params(axis="x", nbins=7 if wide else 4)
+    axes.set_xlabel(
+        "score: mean cosine with the task's gradients; thresholds on the right" if wide else "score; thresholds right"
+    )
+    return figure

@@ -1,0 +1,135 @@
+"""What was selected, by source: the share of the selection beside the share of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icons.report.drawing import ALL, CHOSEN, INK, MUTED, Shown, Table, axes_in, bare, clip, label_width, new_figure
+from icons.report.traits import Traits
+from icons.selection.compare import Bool
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_DRAWN, MOST_LISTED = 14, 200
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source's records in the data and in the selection, of `of_data` and `of_chosen` in all."""
+
+    name: str
+    in_data: int
+    chosen: int
+    of_data: int
+    of_chosen: int
+
+    @property
+    def share_of_data(self) -> float:
+        return self.in_data / self.of_data
+
+    @property
+    def share_of_chosen(self) -> float:
+        return self.chosen / self.of_chosen
+
+
+def count_sources(traits: Traits, chosen_N: Bool) -> list[Source]:
+    """The largest in the data first, then by name."""
+    size = len(traits.sources)
+    in_data = np.bincount(traits.source_N, minlength=size)
+    chosen = np.bincount(traits.source_N[chosen_N], minlength=size)
+    of_data, of_chosen = len(chosen_N), int(chosen_N.sum())
+    found = [
+        Source(name, int(all_), int(own), of_data, of_chosen)
+        for name, all_, own in zip(traits.sources, in_data, chosen, strict=True)
+    ]
+    return sorted(found, key=lambda source: (-source.in_data, source.name))
+
+
+def lumped(sources: list[Source], most: int) -> list[Source]:
+    """The first `most`, the others as one where there are more."""
+    if len(sources) <= most:
+        return sources
+    rest = sources[most - 1 :]
+    in_data, chosen = sum(source.in_data for source in rest), sum(source.chosen for source in rest)
+    name = f"({len(rest)} other sources)"
+    return [*sources[: most - 1], Source(name, in_data, chosen, rest[0].of_data, rest[0].of_chosen)]
+
+
+def sources_figure(sources: list[Source]) -> Shown:
+    drawn = lumped(sources, MOST_DRAWN)
+    rows = [
+        [
+            source.name,
+            f"{source.in_data:,}",
+            f"{source.share_of_data:.1%}",
+            f"{source.chosen:,}",
+            f"{source.share_of_chosen:.1%}",
+            f"{source.chosen / source.in_data:.1%}",
+        ]
+        for source in lumped(sources, MOST_LISTED)
+    ]
+    head = ["Source", "In the data", "Share", "Selected", "Share", "Selected of its own"]
+    return Shown(
+        "sources",
+        "Where the selection comes from",
+        _caption(sources),
+        Table(head, rows),
+        lambda width: _draw(drawn, width),
+    )
+
+
+def _caption(sources: list[Source]) -> str:
+    how = (
+        "Each line goes from a source’s share of the data (ring) to its share of the selection (dot); on the right, "
+        "how much of the source was selected."
+    )
+    if len(sources) == 1:
+        return f"All records are of one source, “{sources[0].name}”."
+    by_gain = sorted(sources, key=lambda source: source.share_of_chosen - source.share_of_data)
+    less, more = by_gain[0], by_gain[-1]
+    if more.share_of_chosen == more.share_of_data:
+        return f"{how} The selection has every source as often as the data."
+    text = (
+        f"{how} “{more.name}” gains most: {more.share_of_data:.1%} of the data, {more.share_of_chosen:.1%} of the "
+        f"selection. “{less.name}” loses most: {less.share_of_data:.1%} of the data, {less.share_of_chosen:.1%} of the "
+        "selection."
+    )
+    without = [source for source in sources if source.chosen == 0]
+    if without:
+        names = f": “{without[0].name}”" if len(without) == 1 else ""
+        text += f" Nothing was selected from {len(without)} of {len(sources)} sources{names}."
+    return text
+
+
+def _draw(sources: list[Source], width: float) -> Figure:
+    wide = width > 5
+    labels = [clip(source.name, 28 if wide else 17) for source in sources]
+    figure = new_figure(width, 0.55 + 0.29 * len(sources))
+    axes = axes_in(figure, label_width(labels, width / 3), 1.25 if wide else 0.55, 0.12, 0.43)
+    bare(axes, grid="x")
+    places = np.arange(len(sources))[::-1]
+    data = np.array([100 * source.share_of_data for source in sources])
+    chosen = np.array([100 * source.share_of_chosen for source in sources])
+    axes.hlines(places, np.minimum(data, chosen), np.maximum(data, chosen), color=CHOSEN, linewidth=1.6)
+    axes.plot(data, places, "o", markersize=7, markerfacecolor="#ffffff", markeredgecolor=ALL, markeredgewidth=1.8)
+    axes.plot(chosen, places, "o", markersize=7, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
+    axes.set_yticks(places, labels, color=INK)
+    axes.set_ylim(-0.6, len(sources) - 0.4)
+    top = max(data.max(), chosen.max())
+    axes.set_xlim(-0.03 * top, 1.05 * top)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
+    axes.set_xlabel(
+        "share of the data (ring) and of the selection (dot)" if wide else "share: data (ring), selection (dot)"
+    )
+    for place, source in zip(places, sources, strict=True):
+        rate = f"{source.chosen / source.in_data:.0%}"
+        text = f"{source.chosen:,} of {source.in_data:,} ({rate})" if wide else rate
+        axes.annotate(
+            text, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+            va="center", color=MUTED,
+        )  # fmt: skip
+    return figure

@@ -1,0 +1,69 @@
+"""A selection as the generalist left it: which rows, the votes that they have, and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icons.errors import UserError
+from icons.store.files import read_json, read_sealed, read_tensors
+from icons.store.fingerprint import file_digest
+
+INDICES, VOTES, STABILITY = "selected_indices.json", "votes.safetensors", "stability.json"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """`chosen` [N] bool, `votes` [N] int16; `values` [N] float64 where the method ranked by something else.
+
+    `head` is everything in selected_indices.json but the rows, `stability` what stability.json holds.
+    """
+
+    name: str
+    chosen: npt.NDArray[np.bool_]
+    votes: npt.NDArray[np.int16]
+    values: npt.NDArray[np.float64] | None
+    head: Mapping[str, Any]
+    stability: Mapping[str, Any] | None
+
+    @property
+    def method(self) -> str:
+        return str(self.head.get("method", "vote"))
+
+    @property
+    def size(self) -> int:
+        return int(np.count_nonzero(self.chosen))
+
+    @property
+    def by_votes(self) -> bool:
+        return self.method == "vote"
+
+
+def selection_names(folder: Path) -> list[str]:
+    """The finished selections under a run's selection/, by name."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{INDICES}"))
+
+
+def read_chosen(folder: Path) -> Chosen:
+    """Raises UserError when a file is missing or not as it was written."""
+    again = f"run `icons generalist` with selection.name {folder.name} again"
+    head = read_sealed(folder / INDICES, again)
+    try:
+        rows, count = np.array(head.pop("indices"), np.int64), int(head["num_train"])
+        if file_digest(folder / VOTES) != head["files"][VOTES]:
+            raise UserError(f"{folder / VOTES} is not as it was written; {again}")
+        tensors = read_tensors(folder / VOTES)
+        chosen = np.zeros(count, np.bool_)
+        chosen[rows] = True
+        votes, values = tensors["votes"], tensors.get("values")
+        if votes.shape != (count,) or (values is not None and values.shape != (count,)):
+            raise ValueError(f"votes of another number of rows than {count}")
+    except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{folder} is damaged or was written by another version ({error}); {again}") from None
+    stability = read_json(folder / STABILITY) if (folder / STABILITY).is_file() else None
+    return Chosen(folder.name, chosen, votes, values, head, stability if isinstance(stability, dict) else None)
