@@ -1,4 +1,4 @@
-"""From rows to a selection at full size: merge, specialist and generalist on a made-up store, against plain reading.
+"""From rows to a selection at full size, by every method: the stages on a made-up store, against plain reading.
 
     python benchmarks/selection.py [--rows 665298] [--generalist-rows 7000000] [--folder DIR] [--json FILE]
 
@@ -32,6 +32,7 @@ from icons.config import Config
 from icons.config_file import load_config
 from icons.data.records import Records, chunk_range
 from icons.models.tiny import TINY, build_tiny_llava
+from icons.selection.methods import built_in
 from icons.stages.inputs import feature_fingerprint, train_fingerprint, val_fingerprint
 from icons.stages.warmup import warmup
 from icons.store.layout import RunFolder
@@ -120,13 +121,14 @@ def unit_rows(count: int, dim: int, seed: int) -> Iterator[np.ndarray[Any, Any]]
 
 def fill(writer: RowWriter, dim: int, seed: int) -> None:
     start, stop = writer.manifest.start, writer.manifest.stop
+    drawn = np.random.default_rng([seed, 1])
     for grads in unit_rows(stop - start, dim, seed):
         count = len(grads)
         tensors = {
             "grads": grads,
             "rows": np.arange(start, start + count, dtype=np.int64),
-            "norms": np.ones(count, np.float32),
-            "losses": np.ones(count, np.float32),
+            "norms": drawn.lognormal(size=count).astype(np.float32),
+            "losses": drawn.lognormal(size=count).astype(np.float32),
             "target_tokens": np.ones(count, np.int32),
             "valid": np.ones(count, np.bool_),
         }
@@ -155,7 +157,9 @@ def make_scores(config: Config, rows: int) -> None:
 
     scores = np.random.default_rng(0).standard_normal((rows, len(config.columns)), dtype=np.float32)
     data = file_digest(config.train.data)[:16]
-    table = Scores(scores, np.ones(rows, np.bool_), list(config.columns), "0" * 16, data)
+    table = Scores(
+        scores, np.ones(rows, np.bool_), *np.ones((3, rows), np.float32), list(config.columns), "0" * 16, data
+    )
     write_scores(RunFolder(config.output_dir).scores, table)
 
 
@@ -170,6 +174,10 @@ def measure_store(path: Path, rows: int) -> dict[str, Any]:
     for stage in ("merge", "merge again", "specialist", "generalist"):
         taken = icons(stage.split()[0], path)
         found[stage] = shown(stage, taken, size, plain)
+    found["methods"] = {}
+    for method in built_in():
+        sets = [f"selection.method={method}", *(["selection.task=task0"] if method == "less" else [])]
+        found["methods"][method] = shown(f"generalist, {method}, 20%", icons("generalist", path, *sets))
     again = read_plainly(files)
     typer.echo(f"{'plain reading, once more':<44} {again:8.1f} s  {size / again / 1e9:5.2f} GB/s")
     return found | {"plain_reading_again_s": again, "specialist_share": plain / found["specialist"]["seconds"]}
@@ -197,13 +205,14 @@ def read_plainly(files: list[Path]) -> float:
     return time.perf_counter() - begin
 
 
-def icons(command: str, path: Path) -> Taken:
+def icons(command: str, path: Path, *sets: str) -> Taken:
     """The command in a process of its own, cold."""
+    overrides = [part for key in sets for part in ("--set", key)]
     drop_cache()
     begin = time.perf_counter()
     # Through a small process: the peak of one that a large one starts is never below the large one's own memory.
     measured = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE, sys.executable, "-m", "icons", command, str(path)],
+        [sys.executable, "-S", "-c", MEASURE, sys.executable, "-m", "icons", command, str(path), *overrides],
         stdout=subprocess.PIPE,
         text=True,
         check=False,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from icons.errors import UserError
+from icons.selection.methods import built_in
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
@@ -76,6 +77,14 @@ class FinetuneConfig(TrainingConfig):
     save_steps: int = Field(500, ge=1)
 
 
+class PruningConfig(_Section):
+    """Which samples the epochs of `warmup` and `finetune` leave out; InfoBatch as published (arXiv 2303.04947)."""
+
+    pruning: Literal["infobatch"] | None = None  # null = every epoch has every sample
+    ratio: float = Field(0.5, gt=0, lt=1)
+    delta: float = Field(0.875, gt=0, le=1)
+
+
 class TaskConfig(_Section):
     name: TaskName
     group: TaskName | None = None  # tasks of one group count as one: element-wise maximum of their scores
@@ -106,12 +115,41 @@ class InfluenceConfig(_Section):
     save_matrix: bool = True
 
 
+class SpiceConfig(_Section):
+    """SPICE (arXiv 2601.23155): candidates come in pools, of each the best are kept."""
+
+    pool: int = Field(128, ge=2)
+    keep: int = Field(64, ge=1)
+    alpha: float = Field(1.0, gt=0)
+    penalty: float = Field(0.1, ge=0)  # lambda, of a conflict with what is selected
+    stop: float = Field(0.0, ge=0, lt=1)  # a pool ends when the gain falls below this part of its first
+
+
+def _selection_name(known: dict[str, Any]) -> str:
+    percent, seed = known.get("percent", 20), known.get("seed", 0)
+    task = f"-{known['task']}" if known.get("method") == "less" and known.get("task") else ""
+    drawn = f"-seed{seed}" if known.get("method") == "random" and seed else ""
+    return f"{known.get('method', 'vote')}{task}-{percent:g}{drawn}"
+
+
 class SelectionConfig(_Section):
-    name: FileName = "vote-20"
-    method: Literal["vote"] = "vote"
+    method: str = Field("vote", pattern=r"^[a-z0-9][a-z0-9-]*$")
     percent: float = Field(20, gt=0, le=100)
     tie_break: Literal["rank", "random", "index"] = "rank"
     seed: int = 0
+    task: TaskName | None = None  # of the method `less`
+    plugin: Path | None = None  # a Python file with methods of your own
+    spice: SpiceConfig = SpiceConfig()
+    stability: bool = False
+    stability_with: Path | None = None  # output_dir of another run, to compare selections with
+    name: FileName = Field(default_factory=_selection_name)  # by default method and percent: vote-20
+
+    @model_validator(mode="after")
+    def _method_is_known(self) -> SelectionConfig:
+        known = built_in()
+        if self.plugin is None and self.method not in known:
+            raise ValueError(f"method: {self.method!r} is none of {', '.join(known)}; selection.plugin adds others")
+        return self
 
 
 class Config(_Section):
@@ -120,6 +158,7 @@ class Config(_Section):
     train: TrainConfig
     warmup: WarmupConfig = WarmupConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    training: PruningConfig = PruningConfig()
     tasks: list[TaskConfig] = Field(min_length=1)
     gradients: GradientConfig = GradientConfig()
     influence: InfluenceConfig = InfluenceConfig()

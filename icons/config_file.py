@@ -53,6 +53,8 @@ def missing_files(config: Config) -> list[str]:
         ("train.images", config.train.images, True),
         ("model.adapter", config.model.adapter, True),
     ]
+    wanted.append(("selection.plugin", config.selection.plugin, False))
+    wanted.append(("selection.stability_with", config.selection.stability_with, True))
     for index, task in enumerate(config.tasks):
         wanted.append((f"tasks.{index}.data ({task.name})", task.data, False))
         wanted.append((f"tasks.{index}.images ({task.name})", task.images, True))
@@ -88,8 +90,10 @@ def _resolve(config: Config, folder: Path) -> Config:
         update={"data": absolute(config.train.data), "images": absolute(config.train.images)}
     )
     tasks = [t.model_copy(update={"data": absolute(t.data), "images": absolute(t.images)}) for t in config.tasks]
-    output = absolute(config.output_dir)
-    return config.model_copy(update={"output_dir": output, "model": model, "train": train, "tasks": tasks})
+    own = config.selection
+    selection = own.model_copy(update={key: absolute(getattr(own, key)) for key in ("plugin", "stability_with")})
+    resolved = {"model": model, "train": train, "tasks": tasks, "selection": selection}
+    return config.model_copy(update={"output_dir": absolute(config.output_dir), **resolved})
 
 
 def _expanded(path: Path) -> Path:

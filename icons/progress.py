@@ -32,6 +32,12 @@ class Progress:
             self._last_line = time.monotonic()
             print(self._line(), file=sys.stderr, flush=True)
 
+    def expect(self, total: int) -> None:
+        """The total, where it is found out on the way."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.total = total
+
     def _line(self) -> str:
         elapsed = time.monotonic() - self._start
         rate = (self._done - self._first) / elapsed if elapsed > 0 else 0.0

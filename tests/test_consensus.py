@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from icons.selection.consensus import budget, cast_votes, most_voted, percentile_ranks, thresholds
+from icons.selection.consensus import budget, cast_votes, highest, percentile_ranks, thresholds
 from icons.selection.influence import combine_groups, influence_matrix, influence_scores, mean_direction
 
 
@@ -62,7 +62,7 @@ def test_an_invalid_row_neither_votes_nor_shifts_a_threshold_nor_is_selected() -
     assert not votes[~valid].any()
     ranks = percentile_ranks(scores, valid)
     for tie_break in ("rank", "random", "index"):
-        selected = most_voted(votes, ranks, valid, 60, tie_break, 0)  # type: ignore[arg-type]
+        selected = highest(votes, ranks, valid, 60, tie_break, 0)  # type: ignore[arg-type]
         assert selected.tolist() == np.flatnonzero(valid).tolist()
 
 
@@ -78,14 +78,14 @@ def test_ties_go_to_the_higher_mean_rank_then_the_lower_index() -> None:
     ranks = percentile_ranks(scores, valid)
     np.testing.assert_allclose(ranks, np.array(mean_rank) / 80, rtol=1e-12)
     order = sorted(range(80), key=lambda i: (-votes[i], -ranks[i], i))
-    assert most_voted(votes, ranks, valid, 16, "rank", 0).tolist() == sorted(order[:16])
+    assert highest(votes, ranks, valid, 16, "rank", 0).tolist() == sorted(order[:16])
     order = sorted(range(80), key=lambda i: (-votes[i], i))
-    assert most_voted(votes, ranks, valid, 16, "index", 0).tolist() == sorted(order[:16])
+    assert highest(votes, ranks, valid, 16, "index", 0).tolist() == sorted(order[:16])
 
 
 def test_a_seeded_draw_repeats_and_differs_by_seed() -> None:
     votes, ranks, valid = np.zeros(200, np.int16), np.zeros(200), np.ones(200, bool)
-    draws = [most_voted(votes, ranks, valid, 40, "random", seed).tolist() for seed in (0, 0, 1)]
+    draws = [highest(votes, ranks, valid, 40, "random", seed).tolist() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     # The first numbers of PCG64(0) are fixed by its specification: this selection is the same on every machine.
     lottery = np.random.PCG64(0).random_raw(200)

@@ -76,8 +76,9 @@ def _pretrain(folder: Path) -> None:
     from icons.data.records import Records
     from icons.data.samples import DataSource
     from icons.models.loading import load_base
+    from icons.training.recipe import Recipe
     from icons.training.samples import TrainingSamples
-    from icons.training.trainer import Recipe, fine_tune
+    from icons.training.trainer import fine_tune
 
     fresh, scratch, target = folder / "model.fresh", folder / "model.training", folder / "model"
     other = draw_vqa_set(folder / "pretraining", train_records=PRETRAIN_RECORDS, val_records=1, wrong_share=0, seed=1)
@@ -96,8 +97,8 @@ def _pretrain(folder: Path) -> None:
         on_cpu=True,
     )
     model.base.requires_grad_(True).train()
-    loss = fine_tune(model.base, TrainingSamples(source, samples), scratch, recipe, "training")
-    say(f"  loss {loss:.2f} at the end")
+    trained = fine_tune(model.base, TrainingSamples(source, samples), scratch, recipe, "training")
+    say(f"  loss {trained.loss:.2f} at the end")
     model.base.save_pretrained(fresh)
     shutil.rmtree(scratch)
     shutil.rmtree(target, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Generalist: a majority vote over tasks.
+"""Generalist: votes, ranks and the cut.
 
 ICONS (arXiv 2501.00654), stage 2: a task votes for the samples at or above its (100 - p)-th score percentile, votes are
 summed over tasks, and the int(p/100 · N) samples with most votes are selected. Votes are small integers, so the cut
@@ -55,26 +55,26 @@ def budget(num_rows: int, percent: float) -> int:
     return int(percent / 100 * num_rows)
 
 
-def most_voted(
-    votes_N: npt.NDArray[np.int16],
+def highest(
+    values_N: Float64,
     ranks_N: Float64,
     valid_N: Bool,
     count: int,
     tie_break: TieBreak,
     seed: int,
 ) -> Int64:
-    """Ascending indices of the `count` valid rows with most votes (all valid rows when there are fewer).
+    """Ascending indices of the `count` valid rows with the highest values (all valid rows when there are fewer).
 
     Ties: `rank` prefers the higher mean percentile rank, then the lower index; `index` the lower index; `random` a
     seeded order.
     """
     rows = np.flatnonzero(valid_N)
     if tie_break == "rank":
-        order = np.lexsort((rows, -ranks_N[rows], -votes_N[rows].astype(np.int64)))
+        order = np.lexsort((rows, -ranks_N[rows], -values_N[rows]))
     elif tie_break == "index":
-        order = np.lexsort((rows, -votes_N[rows].astype(np.int64)))
+        order = np.lexsort((rows, -values_N[rows]))
     else:
         # The raw stream of PCG64 is the same in every NumPy; the methods of Generator need not be.
-        lottery_N = np.random.PCG64(seed).random_raw(len(votes_N))
-        order = np.lexsort((rows, lottery_N[rows], -votes_N[rows].astype(np.int64)))
+        lottery_N = np.random.PCG64(seed).random_raw(len(values_N))
+        order = np.lexsort((rows, lottery_N[rows], -values_N[rows]))
     return np.sort(rows[order[:count]])

@@ -1,9 +1,10 @@
-"""`icons generalist`: the vote over tasks, and the selection as indices, records and votes."""
+"""`icons generalist`: the selection, by vote or another method, as indices, records and votes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,27 @@ from icons.config import Config
 from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say
-from icons.selection.consensus import Int64, budget, cast_votes, most_voted, percentile_ranks, thresholds
-from icons.store.files import SEAL, read_sealed, seal, write_bytes, write_parts, write_tensors
+from icons.selection.consensus import Int64, cast_votes, highest, percentile_ranks, thresholds
+from icons.selection.cut import Cut, cut_of
+from icons.selection.registry import Method
+from icons.stages.evidence import evidence, ranked, selection_method
+from icons.store.files import SEAL, read_json, read_sealed, seal, write_bytes, write_parts, write_tensors
 from icons.store.fingerprint import digest, file_digest
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores, read_scores
+
+NOT_OF_THE_SELECTION = {"name", "plugin", "stability", "stability_with"}
+"""Keys under `selection` that do not change which rows are selected."""
 
 
 def generalist(config: Config) -> None:
     """Writes selected_data.json and votes.safetensors, and last selected_indices.json, which marks them complete.
 
+    With `selection.stability` also stability.json.
+
     Raises UserError when the scores are of other tasks or other training data, or when nothing would be selected.
     """
+    found = selection_method(config)
     scores = read_scores(RunFolder(config.output_dir).scores)
     if scores.columns != list(config.columns):
         raise UserError(
@@ -34,14 +44,19 @@ def generalist(config: Config) -> None:
     if file_digest(config.train.data)[:16] != scores.data:
         raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
     folder = RunFolder(config.output_dir).selection(config.selection.name)
-    settings = config.selection.model_dump(exclude={"name"})
-    fingerprint = digest({"scores": scores.fingerprint, **settings})
+    settings = config.selection.model_dump(mode="json", exclude=NOT_OF_THE_SELECTION)
+    plugin = file_digest(config.selection.plugin) if config.selection.plugin else None
+    fingerprint = digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
     target = folder / "selected_indices.json"
     if _is_done(folder, fingerprint):
         count = len(json.loads(target.read_bytes())["indices"])
         say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
-        return
-    _write_selection(config, scores, folder, fingerprint)
+    else:
+        _write_selection(config, found, scores, folder, fingerprint)
+    if config.selection.stability:
+        from icons.stages.stability import write_stability  # it needs torch, and the selection does not
+
+        write_stability(config, found, scores, read_json(target))
 
 
 def _is_done(folder: Path, fingerprint: str) -> bool:
@@ -54,17 +69,20 @@ def _is_done(folder: Path, fingerprint: str) -> bool:
         return False
 
 
-def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: str) -> None:
+def _write_selection(config: Config, found: Method, scores: Scores, folder: Path, fingerprint: str) -> None:
     settings = config.selection
     num_rows = len(scores.valid)
-    count = budget(num_rows, settings.percent)
+    known = evidence(config, scores)
+    count = known.count
     if count == 0 or not scores.valid.any():
         why = "no row is valid" if count else f"{settings.percent}% of {num_rows} records is less than one"
         raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
     tau = thresholds(scores.scores, scores.valid, settings.percent)
     votes = cast_votes(scores.scores, scores.valid, tau)
     ranks = percentile_ranks(scores.scores, scores.valid)
-    selected = most_voted(votes, ranks, scores.valid, count, settings.tie_break, settings.seed)
+    ranking = ranked(config, found, known)
+    selected = highest(ranking.values, ranks, scores.valid, count, settings.tie_break, settings.seed)
+    cut = cut_of(ranking.values, scores.valid, selected)
     head: dict[str, Any] = {
         "num_train": num_rows,
         "data": scores.data,
@@ -76,21 +94,36 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
         "thresholds": dict(zip(scores.columns, tau.tolist(), strict=True)),
         "tie_break": settings.tie_break,
         "seed": settings.seed,
+        "cut": asdict(cut) | {"share_by_tie_break": cut.share_by_tie_break},
+        **({"notes": ranking.notes} if ranking.notes else {}),
         "fingerprint": fingerprint,
     }
     target = folder / "selected_indices.json"
     target.unlink(missing_ok=True)
     write_parts(folder / "selected_data.json", _data_file(Records(config.train.data), selected))
-    write_tensors(folder / "votes.safetensors", {"votes": votes})
+    write_tensors(folder / "votes.safetensors", {"votes": votes, "values": ranking.values})
     head["files"] = {name: file_digest(folder / name) for name in ("selected_data.json", "votes.safetensors")}
     head[SEAL] = seal(head | {"indices": selected.tolist()})
     body = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_bytes(target, f'{body},\n "indices": {json.dumps(selected.tolist())}\n}}\n'.encode())
     short = f" (only {len(selected)} rows are valid)" if len(selected) < count else ""
-    lowest = int(votes[selected].min())
+    lowest, most = int(votes[selected].min()), int(votes[selected].max())
     say(
         f"generalist {settings.name}: {len(selected)} of {num_rows} selected{short}, votes {lowest} to "
-        f"{int(votes.max())} of {len(scores.columns)}, written to {target}"
+        f"{most} of {len(scores.columns)}, written to {target}"
+    )
+    say(_about(cut))
+    if ranking.summary:
+        say(f"  {ranking.summary}")
+
+
+def _about(cut: Cut) -> str:
+    value = f"{cut.value:g}"
+    if not cut.share_by_tie_break:
+        return f"  the cut is clean: every row of value {value} or more is in"
+    return (
+        f"  the cut falls among the {cut.tie_class} rows of value {value}: {cut.taken} of them are in, "
+        f"{cut.share_by_tie_break:.0%} of the selection, decided by tie_break"
     )
 
 

@@ -50,11 +50,16 @@ class Source:
 
 @dataclass(frozen=True)
 class ShardScores:
-    """Scores [n, T] float32 of a shard's rows, 0 where not `valid` [n]; matrices [n, M] float16 by task, if wanted."""
+    """Scores [n, T], losses and norms [n] float32 of a shard's rows, 0 where not `valid` [n].
+
+    Losses and norms are those at the last checkpoint; matrices [n, M] float16 by task, if wanted.
+    """
 
     rows: Array
     scores: Float32
     valid: Array
+    losses: Float32
+    norms: Float32
     matrices: dict[str, Array]
 
 
@@ -91,7 +96,8 @@ def score_shard(sources: list[Source], number: int, tasks: int, *, matrices: boo
         path = sources[0].index.path(sources[0].index.shards[number])
         raise UserError(f"{path} or its like holds numbers that are not finite; delete its chunk and compute it again")
     found = {name: _matrix(sources, read, name) for name in sources[0].tasks} if matrices else {}
-    return ShardScores(read[0]["rows"].copy(), scores, valid, found)
+    losses, norms = (np.where(valid, read[-1][name], np.float32(0)) for name in ("losses", "norms"))
+    return ShardScores(read[0]["rows"].copy(), scores, valid, losses, norms, found)
 
 
 def in_order(work: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:
@@ -143,9 +149,8 @@ def _load_task(config: Config, checkpoint: int | str, name: str, keep_rows: bool
 
 def _read_training_shard(source: Source, number: int, memory: Memory) -> dict[str, Array]:
     shard = source.index.shards[number]
-    tensors = shard.read(
-        source.index.folder, recompute(shard), ["rows", "valid", "grads" if source.tasks else "scores"], memory
-    )
+    names = ["rows", "valid", "losses", "norms", "grads" if source.tasks else "scores"]
+    tensors = shard.read(source.index.folder, recompute(shard), names, memory)
     if not np.array_equal(tensors["rows"], np.arange(shard.start, shard.stop)):
         path = source.index.path(shard)
         raise UserError(f"{path} does not hold rows {shard.start} to {shard.stop - 1}; delete its chunk's folder")

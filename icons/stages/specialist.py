@@ -101,7 +101,7 @@ def matrix_file(number: int) -> str:
 def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
     """What the scores are made of; checks on the way that tasks and training rows belong together."""
     columns = ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items())
-    made_of: Fingerprint = {"columns": columns, "matrix": config.influence.save_matrix}
+    made_of: Fingerprint = {"columns": columns, "matrix": config.influence.save_matrix, "format": 2}
     data = file_digest(config.train.data)[:16]
     if any(index.fingerprint["data"] != data for index in indices):
         raise UserError(
@@ -143,20 +143,31 @@ def _write_shard(config: Config, made: ShardScores, number: int, shard: Shard, w
         path = RunFolder(config.output_dir).matrix(name) / matrix_file(number)
         rows = {"first_row": str(shard.start), "rows": str(shard.stop - shard.start)}
         write_tensors(path, {"influence": matrix}, {**rows, "fingerprint": digest(writer.manifest.fingerprint)})
-    part = {"rows": made.rows, "scores": made.scores, "valid": made.valid}
+    part = {name: getattr(made, name) for name in ["rows", *OF_A_ROW]}
     writer.append(part, shard.start, shard.stop, int((~made.valid).sum()), [], time.monotonic() - begin)
 
 
+OF_A_ROW = ["scores", "valid", "losses", "norms"]
+
+
 def _gather(config: Config, writer: RowWriter, fingerprint: str, data: str) -> Scores:
-    from icons.selection.influence import combine_groups
+    from icons.selection.influence import combine_groups, merge_tasks
 
     names = [task.name for task in config.tasks]
     members = [[names.index(name) for name in column] for column in config.columns.values()]
     manifest = writer.manifest
+    counts = [_valid_rows(config, name) for name in names]
     scores = np.empty((manifest.stop, len(members)), np.float32)
     valid = np.empty(manifest.stop, np.bool_)
+    merged, losses, norms = (np.empty(manifest.stop, np.float32) for _ in range(3))
     for shard in manifest.shards:
-        part = shard.read(writer.folder, "run `icons specialist` again", ["scores", "valid"])
-        scores[shard.start : shard.stop] = combine_groups(part["scores"], members)
-        valid[shard.start : shard.stop] = part["valid"]
-    return Scores(scores, valid, list(config.columns), fingerprint, data)
+        part, here = shard.read(writer.folder, "run `icons specialist` again", OF_A_ROW), slice(shard.start, shard.stop)
+        scores[here], merged[here] = combine_groups(part["scores"], members), merge_tasks(part["scores"], counts)
+        valid[here], losses[here], norms[here] = part["valid"], part["losses"], part["norms"]
+    return Scores(scores, valid, merged, losses, norms, list(config.columns), fingerprint, data)
+
+
+def _valid_rows(config: Config, task: str) -> int:
+    """How many validation rows of a task count, at the last checkpoint."""
+    manifest = complete_task(config, config.gradients.checkpoints[-1], task)
+    return manifest.rows_done - sum(shard.invalid for shard in manifest.shards)

@@ -27,6 +27,7 @@ from icons.training.processes import Processes
 if TYPE_CHECKING:
     from icons.data.samples import DataSource
     from icons.models.vlm import VisionLanguageModel
+    from icons.training.infobatch import InfoBatch
     from icons.training.packed import PackedSamples
 
 
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 class Job:
     """One training: `rows` picks them when their number is known, `made_of` is what decides them.
 
-    `check` gets the number of steps before anything is written, `try_model` the model with its LoRA before the first
-    step. `keep`: how many checkpoints stay (None: all); `optimizer_in_final`: whether final/ holds the newest of them
-    whole, or its adapter alone.
+    `check` gets, before anything is written, the number of steps and whether it is known exactly or is the least that
+    pruning may leave; `try_model` the model with its LoRA before the first step. `keep`: how many checkpoints stay
+    (None: all); `optimizer_in_final`: whether final/ holds the newest of them whole, or its adapter alone.
     """
 
     title: str
@@ -45,7 +46,7 @@ class Job:
     settings: TrainingConfig
     rows: Callable[[int], Sequence[int]]
     made_of: Fingerprint
-    check: Callable[[int], None] = lambda steps: None
+    check: Callable[[int, bool], None] = lambda steps, exact: None
     try_model: Callable[[VisionLanguageModel], None] = lambda model: None
     keep: int | None = None
     optimizer_in_final: bool = True
@@ -58,6 +59,9 @@ class _Ready:
     source: DataSource
     samples: PackedSamples
     steps: int
+    pruning: InfoBatch | None
+    epochs: int
+    full_passes: int
     manifest: dict[str, Any]
 
 
@@ -101,6 +105,7 @@ def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
 def _fingerprint(config: Config, job: Job) -> Fingerprint:
     from icons.models.loading import model_folder
 
+    pruning = config.training.model_dump() if config.training.pruning else {}
     settings = job.settings.model_dump() | {f"lora_{k}": v for k, v in config.model.lora.model_dump().items()}
     model = {key: getattr(config.model, key) for key in ("dtype", "template", "image_aspect_ratio", "max_length")}
     return {
@@ -108,6 +113,7 @@ def _fingerprint(config: Config, job: Job) -> Fingerprint:
         "data": file_digest(config.train.data)[:16],
         **model,
         **settings,
+        **{key if key == "pruning" else f"pruning_{key}": value for key, value in pruning.items()},
         **job.made_of,
     }
 
@@ -152,9 +158,12 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
             raise UserError(f"{job.title}: no usable record among those it should train on; mend the data")
         settings = job.settings
         step_size = settings.batch_size * settings.gradient_accumulation * processes.count
-        steps = -(-len(samples) // step_size) * settings.epochs
-        steps = min(steps, settings.max_steps or steps)
-        job.check(steps)
+        epoch_steps = -(-len(samples) // step_size)
+        steps = min(epoch_steps * settings.epochs, settings.max_steps or epoch_steps * settings.epochs)
+        epochs = -(-steps // epoch_steps)
+        full_passes = steps // epoch_steps * len(samples) + min(steps % epoch_steps * step_size, len(samples))
+        pruning, pruned_epochs = _pruning(config, epochs)
+        job.check(steps - pruned_epochs * (epoch_steps - 1), pruning is None)
         manifest = {
             "complete": False,
             "steps": steps,
@@ -163,9 +172,19 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
             "bad_records": [{"row": record.row, "reason": record.reason} for record in bad],
             "fingerprint": _fingerprint(config, job),
         }
-        return _Ready(source, samples, steps, manifest)
+        return _Ready(source, samples, steps, pruning, epochs, full_passes, manifest)
 
     return processes.together(settle)
+
+
+def _pruning(config: Config, epochs: int) -> tuple[InfoBatch | None, int]:
+    """What leaves samples out, None where that is nothing, and of how many epochs."""
+    from icons.training.infobatch import InfoBatch
+
+    settings = config.training
+    pruning = InfoBatch(settings.ratio, settings.delta)
+    pruned = len(pruning.pruned_epochs(epochs)) if settings.pruning else 0
+    return (pruning if pruned else None), pruned
 
 
 def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
@@ -173,12 +192,14 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
 
     from icons.models.adapters import attach_fresh_lora
     from icons.models.loading import load_base
+    from icons.training.infobatch import SamplePasses
+    from icons.training.recipe import Recipe
     from icons.training.samples import TrainingSamples
-    from icons.training.trainer import Recipe, checkpoints, fine_tune
+    from icons.training.trainer import checkpoints, fine_tune
 
     if processes.main:
         write_sealed(job.folder / "manifest.json", ready.manifest)
-        _advise(config, job, processes)
+        _advise(config, job, ready, processes)
     model = processes.together(lambda: load_base(config.model))
     projector = _projector(model, job, processes)
     settings = job.settings
@@ -197,21 +218,27 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
         bf16=config.model.dtype == "bfloat16",
         on_cpu=model.device.type == "cpu",
         keep=job.keep,
+        pruning=ready.pruning,
     )
     samples = TrainingSamples(ready.source, ready.samples, model.token_type_arguments)
-    loss = fine_tune(adapted.peft.train(), samples, job.folder, recipe, job.title, processes)
+    trained = fine_tune(adapted.peft.train(), samples, job.folder, recipe, job.title, processes)
     if not processes.main:
         return
     newest = checkpoints(job.folder)[-1]
     names = None if job.optimizer_in_final else ("adapter_config.json", "adapter_model.safetensors", "README.md")
     replace_folder(job.folder / "final", lambda target: _copy(newest, target, names))
-    ended = {"complete": True, "machine": this_machine(model.device)}
-    write_sealed(job.folder / "manifest.json", ready.manifest | ended)
+    found: dict[str, Any] = {"complete": True, "steps": trained.steps, "machine": this_machine(model.device)}
+    saved = ""
+    if config.training.pruning:
+        passes = trained.passes or SamplePasses(ready.full_passes, ready.full_passes)
+        found["sample_passes"] = passes.as_json()
+        saved = f", {passes.saved} of {passes.full} sample-passes saved ({100 * passes.saved / passes.full:.1f}%)"
+    write_sealed(job.folder / "manifest.json", ready.manifest | found)
     bad = len(ready.manifest["bad_records"])
     skipped = f", {bad} bad records left out" if bad else ""
     say(
-        f"{job.title}: {ready.steps} steps on {len(ready.samples)} records{skipped}, loss {loss:.3f}, "
-        f"written to {job.folder / 'final'}"
+        f"{job.title}: {trained.steps} steps on {len(ready.samples)} records{skipped}{saved}, "
+        f"loss {trained.loss:.3f}, written to {job.folder / 'final'}"
     )
 
 
@@ -227,9 +254,14 @@ def _projector(model: VisionLanguageModel, job: Job, processes: Processes) -> st
     return name
 
 
-def _advise(config: Config, job: Job, processes: Processes) -> None:
+def _advise(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     import torch
 
+    if config.training.pruning and not ready.pruning:
+        say(
+            f"{job.title}: training.pruning has nothing to leave out of {ready.epochs} epochs: the first is "
+            f"whole, and so are those from training.delta ({config.training.delta:g}) of them on, at least the last"
+        )
     gpus = 0 if _on_cpu(config.model.device) else torch.cuda.device_count()
     if gpus > 1 and processes.count == 1:
         say(f"{job.title}: on one of {gpus} GPUs; `accelerate launch -m icons {job.command} CONFIG` trains on all")

@@ -32,7 +32,7 @@ def warmup(config: Config) -> None:
         settings=config.warmup,
         rows=lambda num_rows: _rows(config, num_rows),
         made_of={},
-        check=lambda steps: _require_checkpoints(config, steps),
+        check=lambda steps, exact: _require_checkpoints(config, steps, exact),
         try_model=_require_gradients,
     )
     train(config, job)
@@ -57,12 +57,13 @@ def _rows(config: Config, num_rows: int) -> list[int]:
     return random_part(num_rows, config.warmup.fraction, config.warmup.seed)
 
 
-def _require_checkpoints(config: Config, steps: int) -> None:
+def _require_checkpoints(config: Config, steps: int, exact: bool) -> None:
     """Raises UserError before the training when a checkpoint that gradients are wanted at will not be written."""
     for checkpoint in config.gradients.checkpoints:
-        written = checkpoint == "final" or checkpoint == steps
-        if not written and not (int(checkpoint) < steps and int(checkpoint) % config.warmup.save_steps == 0):
+        written = checkpoint == "final" or (checkpoint == steps and exact)
+        if not written and not (int(checkpoint) <= steps and int(checkpoint) % config.warmup.save_steps == 0):
+            number = f"{steps} steps" if exact else f"{steps} steps or more, as training.pruning leaves them,"
             raise UserError(
-                f"gradients.checkpoints: the warm-up will leave no checkpoint {checkpoint}; it has {steps} steps and "
-                f"saves every {config.warmup.save_steps} (warmup.save_steps) and at the end"
+                f"gradients.checkpoints: the warm-up will leave no checkpoint {checkpoint}; it has {number} and saves "
+                f"every {config.warmup.save_steps} (warmup.save_steps) and at the end"
             )

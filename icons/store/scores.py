@@ -1,4 +1,4 @@
-"""The specialist's result: one influence score per training row and task column."""
+"""The specialist's result: what is known about each training row, its scores for all tasks first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from icons.store.files import write_tensors
 
 @dataclass(frozen=True)
 class Scores:
-    """`scores` [N, K] float32, one column per task (a group is one); rows with `valid` [N] false score 0.
+    """`scores` [N, K] float32, one column per task (a group is one).
+
+    `merged` [N] float32 is the score with all validation rows as one task; `losses` and `norms` [N] float32 are those
+    of the shards, at the last of the checkpoints. All of them are 0 where `valid` [N] is false.
 
     `fingerprint` (16 hex digits) stands for the training rows, the validation rows and all that made them; `data` is
     the digest of the training data file.
@@ -25,22 +28,28 @@ class Scores:
 
     scores: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
+    merged: npt.NDArray[np.float32]
+    losses: npt.NDArray[np.float32]
+    norms: npt.NDArray[np.float32]
     columns: list[str]
     fingerprint: str
     data: str
 
 
+TENSORS = ("scores", "valid", "merged", "losses", "norms")
+
+
 def write_scores(path: Path, scores: Scores) -> None:
     metadata = {"columns": json.dumps(scores.columns), "fingerprint": scores.fingerprint, "data": scores.data}
     metadata["sha256"] = _digest(scores)
-    write_tensors(path, {"scores": scores.scores, "valid": scores.valid}, metadata)
+    write_tensors(path, {name: getattr(scores, name) for name in TENSORS}, metadata)
 
 
 def _digest(scores: Scores) -> str:
     """Hex SHA-256 of everything in the table."""
     total = hashlib.sha256("\n".join([*scores.columns, scores.fingerprint, scores.data]).encode())
-    total.update(np.ascontiguousarray(scores.scores).data)
-    total.update(np.ascontiguousarray(scores.valid).data)
+    for name in TENSORS:
+        total.update(np.ascontiguousarray(getattr(scores, name)).data)
     return total.hexdigest()
 
 
@@ -70,12 +79,13 @@ def read_scores(path: Path) -> Scores:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata()
+            if "norms" not in set(file.keys()):
+                raise UserError(f"{path} was made by an earlier version; run `icons specialist` again")
             scores = Scores(
-                file.get_tensor("scores"),
-                file.get_tensor("valid"),
-                json.loads(metadata["columns"]),
-                metadata["fingerprint"],
-                metadata["data"],
+                **{name: file.get_tensor(name) for name in TENSORS},
+                columns=json.loads(metadata["columns"]),
+                fingerprint=metadata["fingerprint"],
+                data=metadata["data"],
             )
             if _digest(scores) != metadata["sha256"]:
                 raise ValueError("its SHA-256 does not fit")

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 
 from icons.data.samples import BadRecord, DataSource, Sample
-from icons.data.tokens import Tokens
+from icons.data.tokens import IGNORE, Tokens
 from icons.progress import Progress
 
 ROWS_AT_ONCE = 1024
@@ -34,6 +35,12 @@ class PackedSamples(Sequence[Sample]):
         self._ids = np.concatenate(ids) if ids else np.zeros(0, np.int32)
         self._labels = np.concatenate(labels) if labels else np.zeros(0, np.int32)
         self._ends = np.cumsum(np.concatenate(lengths))
+
+    def target_tokens(self) -> npt.NDArray[np.int64]:
+        """[n]: how many tokens of each sample are predicted, told from those before them."""
+        predicted = self._labels != IGNORE
+        predicted[self._ends[:-1]] = False  # nothing stands before a sample's first token
+        return np.diff(np.concatenate([np.zeros(1, np.int64), np.cumsum(predicted)])[self._ends])
 
     def __len__(self) -> int:
         return len(self.heads)

@@ -6,45 +6,39 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from icons.data.batches import one_tokenizer_thread
 from icons.errors import UserError
 from icons.progress import Progress
 from icons.store.whole import MARKER, damaged, is_marked, mark_whole
+from icons.training.infobatch import InfoBatch, SamplePasses
 from icons.training.log import TrainingLog
 from icons.training.packed import PackedSamples
 from icons.training.processes import Processes
+from icons.training.pruned import PrunedEpochs
+from icons.training.recipe import Recipe, beside_the_lora, make_optimizer, training_arguments
+from icons.training.sample_loss import sample_losses
 from icons.training.sampler import GroupedSampler
 from icons.training.samples import TrainingSamples
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """LLaVA-1.5's LoRA recipe (cosine, warm-up ratio 0.03, learning rate 2e-4) unless the config says otherwise.
+class Trained:
+    """The last logged loss, the steps made, and with pruning the sample-passes."""
 
-    `batch_size` is that of each process. `projector_learning_rate` is for what PEFT trains beside the LoRA; None: all
-    that asks for gradients has one rate. Of the checkpoints the newest `keep` stay, by default all.
-    """
-
+    loss: float
     steps: int
-    learning_rate: float
-    warmup_ratio: float
-    batch_size: int
-    save_steps: int
-    seed: int
-    bf16: bool
-    on_cpu: bool
-    projector_learning_rate: float | None = None
-    gradient_accumulation: int = 1
-    keep: int | None = None
+    passes: SamplePasses | None = None
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -60,8 +54,8 @@ def fine_tune(
     recipe: Recipe,
     title: str = "warmup",
     processes: Processes | None = None,
-) -> float:
-    """Trains the parameters that ask for gradients, from the newest whole checkpoint on; returns the last logged loss.
+) -> Trained:
+    """Trains the parameters that ask for gradients, from the newest whole checkpoint on.
 
     Leaves checkpoint-<step>/ (adapter or model, optimizer, scheduler, random states) every `save_steps` and at the
     end, log.jsonl and loss.png. Every one of `processes` calls this; the loss is known to the main one. Raises
@@ -79,98 +73,92 @@ def fine_tune(
     heads = samples.samples.heads if isinstance(samples.samples, PackedSamples) else samples.samples
     step_size = recipe.batch_size * recipe.gradient_accumulation * processes.count
     sampler = GroupedSampler(heads, step_size, recipe.seed)
+    pruned = None if recipe.pruning is None else _pruned(samples, sampler, recipe, recipe.pruning, processes)
+    if pruned and done:
+        pruned.restore(done[-1])
     trainer = _Trainer(
         model=model,
-        args=_arguments(folder, recipe, processes),
+        args=training_arguments(folder, recipe, processes),
         train_dataset=samples,
         data_collator=samples.collate,
-        optimizers=(_optimizer(model, recipe), None),
+        optimizers=(make_optimizer(model, recipe), None),
     )
-    trainer.sampler, trainer.beside = sampler, _beside_the_lora(model)
+    trainer.sampler, trainer.beside = sampler, beside_the_lora(model)
+    trainer.pruned, trainer.reached = pruned, reached
+    if pruned:
+        trainer.model_accepts_loss_kwargs = True  # the loss is made here, of the whole step
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     log = TrainingLog(folder, reached) if processes.main else None
     with Progress(title if processes.main else "", recipe.steps, reached, "steps") as progress:
         trainer.add_callback(_Report(trainer, processes, progress, log, recipe.keep))
-        if reached < recipe.steps:  # else it was killed behind the last step, and the Trainer would make one more
+        if not _finished(pruned, reached, recipe):  # else it was killed behind its last step: no more is to be made
             trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
-    return float(log.entries[-1]["loss"]) if log else math.nan
+            reached = trainer.state.global_step
+    loss = float(log.entries[-1]["loss"]) if log else math.nan
+    return Trained(loss, reached, pruned.passes(reached) if pruned else None)
 
 
-def _arguments(folder: Path, recipe: Recipe, processes: Processes) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup_ratio,
-        bf16=recipe.bf16,
-        use_cpu=recipe.on_cpu,
-        **_checkpointing(recipe.on_cpu),
-        save_steps=recipe.save_steps,
-        logging_steps=max(1, min(10, recipe.steps // 10)),
+def _pruned(
+    samples: TrainingSamples, sampler: GroupedSampler, recipe: Recipe, pruning: InfoBatch, processes: Processes
+) -> PrunedEpochs:
+    assert isinstance(samples.samples, PackedSamples)
+    return PrunedEpochs(
+        pruning,
+        lengths=sampler.lengths,
+        images=sampler.images,
+        targets=samples.samples.target_tokens(),
+        full_steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        gradient_accumulation=recipe.gradient_accumulation,
         seed=recipe.seed,
-        data_seed=recipe.seed,
-        dataloader_num_workers=0 if recipe.on_cpu else min(8, max(1, (os.cpu_count() or 1) // processes.count)),
-        dataloader_pin_memory=not recipe.on_cpu,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        report_to=[],
-        disable_tqdm=True,
+        processes=processes,
     )
-    # More GPUs would mean DataParallel and another batch size; several need `accelerate launch`.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW without decay. First group: the LoRA, in the order of the model's parameters; second: the projector."""
-    beside = _beside_the_lora(model)
-    own = {id(parameter) for parameter in beside}
-    first = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
-    groups: list[dict[str, Any]] = [{"params": first, "lr": recipe.learning_rate}]
-    if beside:
-        groups.append({"params": beside, "lr": recipe.projector_learning_rate or recipe.learning_rate})
-    return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-
-
-def _beside_the_lora(model: nn.Module) -> list[nn.Parameter]:
-    """What PEFT trains in full: the projector, or nothing."""
-    named = model.named_parameters()
-    return [parameter for name, parameter in named if parameter.requires_grad and ".modules_to_save." in name]
-
-
-def _checkpointing(on_cpu: bool) -> dict[str, Any]:
-    """Activation checkpointing on a GPU; the argument's name changed within transformers 5."""
-    known = TrainingArguments.__dataclass_fields__
-    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
-    return {} if on_cpu else {name: True, f"{name}_kwargs": {"use_reentrant": False}}
+def _finished(pruned: PrunedEpochs | None, step: int, recipe: Recipe) -> bool:
+    return pruned.finished(step) if pruned else step >= recipe.steps
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
     sampler: GroupedSampler
     beside: list[nn.Parameter]
+    pruned: PrunedEpochs | None = None
+    reached = 0  # the step it goes on from
     seen_samples = seen_tokens = 0  # by this process since the last line of the log
+    factor_sum: Any = 0.0  # the same, with pruning
+    factored_losses: Any = 0.0
 
     def get_train_dataloader(self) -> Any:
-        loader = DataLoader(
+        if self.pruned:
+            return _PrunedLoader(self, self.pruned)
+        order = {"batch_size": self.args.per_device_train_batch_size, "sampler": self.sampler}
+        return self.accelerator.prepare(self.make_loader(**order))
+
+    def make_loader(self, **order: Any) -> DataLoader[Any]:
+        return DataLoader(
             self.train_dataset,
-            batch_size=self.args.per_device_train_batch_size,
-            sampler=self.sampler,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             worker_init_fn=one_tokenizer_thread,
             pin_memory=self.args.dataloader_pin_memory,
+            **order,
         )
-        return self.accelerator.prepare(loader)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        if pruned := self.pruned:
+            warmup_steps = self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler: Any = LambdaLR(self.optimizer, lambda step: pruned.rate(step, warmup_steps))
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         rows = inputs.pop("rows")
         self.seen_samples += len(rows)
         self.seen_tokens = self.seen_tokens + inputs["attention_mask"].sum()
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.pruned:
+            loss = self._pruned_loss(self.pruned, model, inputs)
+        else:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
             path = self.train_dataset.source.records.path
             raise UserError(
@@ -180,6 +168,34 @@ class _Trainer(Trainer):  # type: ignore[misc]
         # Text alone leaves the projector out: its gradient is then zero, as in LLaVA's own code, and not missing,
         # which other processes that have images would wait for.
         return loss + 0.0 * sum(parameter.sum() for parameter in self.beside)
+
+    def _pruned_loss(self, pruned: PrunedEpochs, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        labels, positions, factors = (inputs.pop(name) for name in ("labels", "positions", "factors"))
+        losses = sample_losses(model(**inputs).logits, labels)
+        pruned.saw(positions, factors, losses)
+        loss: Tensor = (losses * factors).sum()
+        self.factor_sum = self.factor_sum + factors.sum()
+        self.factored_losses = self.factored_losses + loss.detach()
+        return loss * pruned.processes.count  # over which the gradients are averaged
+
+
+class _PrunedLoader:
+    """What the Trainer takes for one long epoch; its length is an upper bound."""
+
+    def __init__(self, trainer: _Trainer, pruned: PrunedEpochs) -> None:
+        self.trainer, self.pruned, self.dataset = trainer, pruned, trainer.train_dataset
+
+    def __len__(self) -> int:
+        return self.pruned.full_steps * self.pruned.gradient_accumulation
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # A generator of its own: a loader draws a number from it, and dropout's must not depend on how often one began.
+        generator = torch.Generator()
+
+        def make_loader(batches: list[list[int]]) -> DataLoader[Any]:
+            return self.trainer.make_loader(batch_sampler=batches, generator=generator)
+
+        return self.pruned.batches(self.trainer.reached, make_loader)
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
@@ -192,33 +208,52 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         self.since = time.monotonic()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.pruned:
+            return
         # accelerate does not reach a sampler of several processes in an epoch that is begun in its middle.
         steps_per_epoch = -(-len(self.trainer.sampler) // self.trainer.sampler.step_size)
         self.trainer.sampler.set_epoch(state.global_step // steps_per_epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.advance(1)
-        if state.global_step == state.max_steps:
+        pruned = self.trainer.pruned
+        if pruned:
+            self.progress.expect(pruned.most_steps())
+        if pruned.finished(state.global_step) if pruned else state.global_step == state.max_steps:
             control.should_log = True  # the last line is of the end, whatever the interval
+            control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs is None or "loss" not in logs:
             return
-        seen = self.processes.gather((int(self.trainer.seen_samples), int(self.trainer.seen_tokens)))
+        trainer, pruned = self.trainer, self.trainer.pruned
+        sums = (trainer.seen_samples, trainer.seen_tokens, trainer.factored_losses, trainer.factor_sum)
+        gathered = self.processes.gather(tuple(float(each) for each in sums))
+        samples, tokens, losses, factors = (sum(each) for each in zip(*gathered, strict=True))
         seconds, self.since = time.monotonic() - self.since, time.monotonic()
-        self.trainer.seen_samples = self.trainer.seen_tokens = 0
+        trainer.seen_samples = trainer.seen_tokens = 0
+        trainer.factored_losses = trainer.factor_sum = 0.0
         if self.log is not None:
             entry = {"step": state.global_step} | {key: logs[key] for key in ("loss", "learning_rate", "epoch")}
-            entry["samples_per_second"] = round(sum(samples for samples, _ in seen) / seconds, 3)
-            entry["tokens_per_second"] = round(sum(tokens for _, tokens in seen) / seconds, 1)
+            if pruned:
+                entry["loss"] = losses / factors
+                entry["epoch"] = pruned.full_step(state.global_step) / pruned.full_epoch_steps
+            entry["samples_per_second"] = round(samples / seconds, 3)
+            entry["tokens_per_second"] = round(tokens / seconds, 1)
+            if pruned:
+                entry["sample_passes"] = pruned.passes(state.global_step).as_json()
             self.log.add(entry)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.processes.gather(None)  # each has written its random state
+        if self.trainer.pruned:
+            self.trainer.pruned.collect_scores()
         if self.log is None:
             return
         folder = Path(args.output_dir)
         checkpoint = folder / f"checkpoint-{state.global_step}"
+        if self.trainer.pruned:
+            self.trainer.pruned.save(checkpoint)
         for path in checkpoint.glob("*.safetensors"):  # made for the owner alone
             path.chmod((checkpoint / "trainer_state.json").stat().st_mode)
         for path in [*checkpoint.iterdir(), checkpoint]:

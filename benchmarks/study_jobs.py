@@ -1,0 +1,199 @@
+"""The study's pieces of work, each of which leaves a file and is not done again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from study_data import SHARES, TASKS, draw_study_data
+from study_model import accuracy, make_start
+
+from icons.config import Config
+from icons.config_file import load_config
+from icons.pipeline import run
+from icons.stages.finetune import choose, finetune
+from icons.stages.generalist import generalist
+from icons.store.files import read_json, write_json
+from icons.store.layout import RunFolder
+
+START_SEED = 1000  # of the records that the start is trained on; the seeds of the study are small numbers
+
+
+@dataclass(frozen=True)
+class Size:
+    """Records of each kind, steps and epochs; `test` and `validation` count the records of each task."""
+
+    train: int
+    validation: int
+    test: int
+    start_records: int
+    start_steps: int
+    epochs: int
+    seeds: int
+
+
+FULL = Size(train=10_000, validation=40, test=400, start_records=24_000, start_steps=1200, epochs=4, seeds=3)
+QUICK = Size(train=1_500, validation=16, test=100, start_records=6_000, start_steps=500, epochs=2, seeds=1)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is trained on: by `method` so many percent (None: everything), with exact influence, with InfoBatch."""
+
+    name: str
+    method: str | None = None
+    percent: int = 100
+    exact: bool = False
+    infobatch: bool = False
+    draw: int = 0  # the seed of a random selection
+
+    @property
+    def file(self) -> str:
+        return re.sub("[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+
+ABLATIONS = ("mean", "max", "rank", "norm", "direct-merge")
+RATIOS = (5, 10, 40, 60)
+ARMS = (
+    Arm("everything"),
+    Arm("vote", "vote", 20),
+    *(Arm(f"random {draw}", "random", 20, draw=draw) for draw in range(3)),
+    Arm("vote, exact influence", "vote", 20, exact=True),
+    *(Arm(method, method, 20) for method in (*ABLATIONS, "spice", "loss", "grad-norm")),
+    Arm("everything, InfoBatch", infobatch=True),
+    *(Arm(f"vote {percent}%", "vote", percent) for percent in RATIOS),
+)
+
+
+def start(root: Path, size: Size) -> None:
+    """The model that every training of every seed begins with: root/start."""
+    if (root / "start").is_dir():
+        return
+    with _logged(root, "start"):
+        clean = dict.fromkeys(SHARES, 0.0) | {"useful": 0.8, "irrelevant": 0.2}
+        data = draw_study_data(
+            root / "start-data", train=size.start_records, validation=1, test=1, seed=START_SEED, shares=clean
+        )
+        make_start(
+            root / "start", data.train, data.images, rows=size.start_records, steps=size.start_steps, seed=START_SEED
+        )
+
+
+def prepare(root: Path, size: Size, seed: int) -> None:
+    """A seed's data, gradients, scores and selections, sketched and exact."""
+    with _logged(root, f"seed-{seed}"):
+        for exact in (False, True):
+            run(_config(root, size, seed, Arm("vote", "vote", 20, exact=exact)))
+        for arm in ARMS:
+            if arm.method is not None:
+                generalist(_config(root, size, seed, arm))
+
+
+def train(root: Path, size: Size, seed: int, arm: Arm) -> None:
+    """Leaves root/results/seed-<seed>/<arm>.json: accuracy per task, what was selected, sample-passes, seconds."""
+    target = _result(root, seed, arm)
+    if target.is_file():
+        return
+    begin = time.monotonic()
+    with _logged(root, f"seed-{seed}"):
+        config = _config(root, size, seed, arm)
+        folder = RunFolder(config.output_dir)
+        indices = None
+        if arm.method is not None:
+            indices = folder.selection(config.selection.name) / "selected_indices.json"
+        finetune(config, choose(config, indices, arm.method is None, None), arm.file)
+        trained = folder.finetune(arm.file)
+        data = root / f"seed-{seed}" / "data"
+        tests = {task: data / "test" / f"{task}.json" for task in TASKS}
+        found: dict[str, Any] = {
+            "accuracy": accuracy(root / "start", trained / "final", tests, data / "images"),
+            "selected": _parts(data / "train.json", indices),
+            "sample_passes": _passes(trained, size.epochs),
+        }
+        for path in trained.glob("checkpoint-*"):
+            shutil.rmtree(path)
+    write_json(target, found | {"seconds": round(time.monotonic() - begin, 1)})
+
+
+def at_start(root: Path, size: Size, seed: int) -> None:
+    """What the start answers before any training, as a result of its own."""
+    target = root / "results" / f"seed-{seed}" / "start.json"
+    if target.is_file():
+        return
+    with _logged(root, f"seed-{seed}"):
+        data = root / f"seed-{seed}" / "data"
+        tests = {task: data / "test" / f"{task}.json" for task in TASKS}
+        write_json(target, {"accuracy": accuracy(root / "start", None, tests, data / "images")})
+
+
+def result(root: Path, seed: int, arm: Arm) -> dict[str, Any] | None:
+    path = _result(root, seed, arm)
+    found: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    return found
+
+
+def _result(root: Path, seed: int, arm: Arm) -> Path:
+    return root / "results" / f"seed-{seed}" / f"{arm.file}.json"
+
+
+def _config(root: Path, size: Size, seed: int, arm: Arm) -> Config:
+    """The seed's config with the arm's selection and pruning; draws the data where it is not yet."""
+    folder = root / f"seed-{seed}"
+    drawn = folder / "data"
+    if not (drawn / "train.json").is_file():  # written last
+        draw_study_data(drawn, train=size.train, validation=size.validation, test=size.test, seed=seed)
+    images, lora = "data/images", {"r": 16, "alpha": 32, "dropout": 0.0}
+    rates = {"learning_rate": 1.0e-3, "projector_learning_rate": 1.0e-3, "seed": seed}
+    raw: dict[str, Any] = {
+        "output_dir": "run-exact" if arm.exact else "run",
+        "model": {"base": "../start", "dtype": "float32", "device": "cpu", "lora": lora},
+        "train": {"data": "data/train.json", "images": images},
+        "warmup": {"fraction": 0.05, "epochs": 4, **rates},
+        "finetune": {"epochs": size.epochs, "save_steps": 10_000, **rates},
+        "tasks": [{"name": task, "data": f"data/validation/{task}.json", "images": images} for task in TASKS],
+        "gradients": {"dim": 5120, "seed": seed},
+        "influence": {"save_matrix": False},
+        "selection": {"method": arm.method or "vote", "percent": arm.percent, "seed": arm.draw},
+    }
+    if arm.exact:  # from the same warm-up
+        raw["model"]["adapter"] = "run/warmup/final"
+        raw["gradients"]["projection"] = "none"
+    if arm.infobatch:
+        raw["training"] = {"pruning": "infobatch"}
+    path = folder / f"{arm.file}.yaml"
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return load_config(path)
+
+
+def _parts(train: Path, indices: Path | None) -> dict[str, int]:
+    """Records of each part of the data among the selected."""
+    records = json.loads(train.read_text())
+    rows = range(len(records)) if indices is None else json.loads(indices.read_text())["indices"]
+    counts = Counter(records[row]["source"].partition("-")[0] for row in rows)
+    return {part: counts[part] for part in SHARES}
+
+
+def _passes(trained: Path, epochs: int) -> dict[str, int]:
+    manifest = read_json(trained / "manifest.json")
+    full = manifest["records"] * epochs
+    return manifest.get("sample_passes") or {"done": full, "full": full, "saved": 0}
+
+
+@contextmanager
+def _logged(root: Path, name: str) -> Iterator[None]:
+    """What the stages say goes to root/logs/<name>.log."""
+    torch.set_num_threads(1)  # two pieces side by side are faster than one on two threads
+    path = root / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        yield

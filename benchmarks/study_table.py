@@ -1,0 +1,115 @@
+"""The study's results as numbers, as a table and as a figure."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from study_data import TASKS
+from study_jobs import ARMS, RATIOS, Arm, result
+
+from icons.store.files import read_json
+
+
+def summary(root: Path, seeds: int) -> dict[str, Any]:
+    """By arm: accuracy per task and relative score of every seed, mean and deviation, what was selected.
+
+    The random draws are one arm, their scores of a seed the mean over the draws. Seeds that are not finished are left
+    out, and said.
+    """
+    whole = [seed for seed in range(seeds) if all(result(root, seed, arm) for arm in ARMS)]
+    found: dict[str, Any] = {"seeds": whole, "arms": {}}
+    full = {seed: _accuracy(root, seed, [ARMS[0]]) for seed in whole}
+    start = {seed: read_json(root / "results" / f"seed-{seed}" / "start.json")["accuracy"] for seed in whole}
+    found["arms"]["start, untrained"] = _row(start, full, {}, {})
+    for name, arms in _rows().items():
+        scores = {seed: _accuracy(root, seed, arms) for seed in whole}
+        runs = [run for seed in whole for arm in arms if (run := result(root, seed, arm))]
+        selected = {part: mean(run["selected"][part] for run in runs) for part in runs[0]["selected"]} if runs else {}
+        passes = {key: mean(run["sample_passes"][key] for run in runs) for key in ("done", "full")} if runs else {}
+        found["arms"][name] = _row(scores, full, selected, passes)
+    return found
+
+
+def _rows() -> dict[str, list[Arm]]:
+    rows: dict[str, list[Arm]] = {}
+    for arm in ARMS:
+        rows.setdefault("random" if arm.method == "random" else arm.name, []).append(arm)
+    return rows
+
+
+def _accuracy(root: Path, seed: int, arms: list[Arm]) -> dict[str, float]:
+    runs = [run["accuracy"] for arm in arms if (run := result(root, seed, arm))]
+    return {task: mean(run[task] for run in runs) for task in TASKS}
+
+
+def _row(
+    scores: dict[int, dict[str, float]],
+    full: dict[int, dict[str, float]],
+    selected: dict[str, float],
+    passes: dict[str, float],
+) -> dict[str, Any]:
+    relative = [100 * mean(own[task] / full[seed][task] for task in TASKS) for seed, own in scores.items()]
+    return {
+        "relative": [round(value, 2) for value in relative],
+        "mean": round(mean(relative), 2) if relative else None,
+        "deviation": round(stdev(relative), 2) if len(relative) > 1 else None,
+        "accuracy": {task: round(100 * mean(own[task] for own in scores.values()), 1) for task in TASKS},
+        "selected": {part: round(count, 1) for part, count in selected.items()},
+        "sample_passes": passes,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown."""
+    seeds = len(found["seeds"])
+    lines = [
+        f"| {seeds} seeds | relative score | {' | '.join(TASKS)} | useful | redundant | irrelevant | wrong | passes |",
+        "|---" * (len(TASKS) + 7) + "|",
+    ]
+    for name, row in found["arms"].items():
+        spread = f" ± {row['deviation']:.1f}" if row["deviation"] is not None else ""
+        total = sum(row["selected"].values())
+        parts = [f"{count / total:.0%}" for count in row["selected"].values()] if total else ["", "", "", ""]
+        passes = f"{row['sample_passes']['done']:,.0f}" if row["sample_passes"] else ""
+        scores = [f"{row['accuracy'][task]:.1f}" for task in TASKS]
+        lines.append(f"| {name} | {row['mean']:.1f}{spread} | {' | '.join([*scores, *parts, passes])} |")
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, Any]) -> bytes:
+    """Relative scores of all 20% selections, every seed a dot, and of the vote by its percentage, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    arms = found["arms"]
+    ratios = [f"vote {percent}%" for percent in RATIOS]
+    names = sorted(
+        (n for n in arms if n not in (*ratios, "start, untrained", "everything")), key=lambda n: arms[n]["mean"]
+    )
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharex=False)
+    for place, name in enumerate(names):
+        left.plot(arms[name]["relative"], [place] * len(arms[name]["relative"]), "o", color="0.6", markersize=4)
+        left.plot(arms[name]["mean"], place, "D", color="#0072B2", markersize=6)
+    left.set_yticks(range(len(names)), names)
+    left.axvline(100, color="0.3", linewidth=1)
+    left.set_xlabel("score relative to training on everything, %")
+    left.set_title("20% of the data, by method", loc="left", fontsize=10)
+    left.grid(axis="x", alpha=0.3)
+    points = sorted(
+        [(20, arms["vote"]), *((percent, arms[f"vote {percent}%"]) for percent in RATIOS)], key=lambda p: p[0]
+    )
+    right.plot([percent for percent, _ in points], [row["mean"] for _, row in points], "D-", color="#0072B2")
+    for percent, row in points:
+        right.plot([percent] * len(row["relative"]), row["relative"], "o", color="0.6", markersize=4)
+    right.axhline(100, color="0.3", linewidth=1)
+    right.set_xlabel("selected by vote, % of the data")
+    right.set_title("by size of the selection", loc="left", fontsize=10)
+    right.grid(alpha=0.3)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()

@@ -1,0 +1,12 @@
+"""ICONS (arXiv 2501.00654, stage 2): for how many tasks a row is among the top p%."""
+
+from __future__ import annotations
+
+from icons.selection.consensus import cast_votes, thresholds
+from icons.selection.registry import Evidence, Float64, method
+
+
+@method("vote")
+def vote(evidence: Evidence) -> Float64:
+    tau_K = thresholds(evidence.scores, evidence.valid, evidence.percent)
+    return cast_votes(evidence.scores, evidence.valid, tau_K).astype(float)

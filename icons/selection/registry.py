@@ -1,0 +1,119 @@
+"""Selection methods by name. Adding one is one function with one decorator:
+
+    from icons.selection.registry import Evidence, method
+
+    @method("mean")
+    def mean(evidence: Evidence) -> Float64:
+        return evidence.scores.mean(axis=1, dtype=np.float64)
+
+The function gives every training row a value; the valid rows with the highest ones are selected, as many as the budget
+allows, and `selection.tie_break` decides among equal ones at the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from icons.selection.methods import built_in
+
+Float16 = npt.NDArray[np.float16]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+Int64 = npt.NDArray[np.int64]
+
+
+class CannotAnswerError(Exception):
+    """What a method raises when the evidence lacks what it needs; the text says what, and what to do."""
+
+
+@dataclass(frozen=True)
+class GradientShard:
+    """Consecutive training rows [n]: their sketched unit gradients [n, d] and whole gradients' L2 norms [n]."""
+
+    rows: Int64
+    unit: Float16
+    norms: Float32
+    valid: Bool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about N training rows and K target tasks (a group of tasks is one).
+
+    `scores` [N, K] is the mean cosine of a row's gradient with a task's, `merged` [N] that with the validation rows of
+    all tasks together; `losses` [N] the mean loss of a row's target tokens, `norms` [N] the L2 norm of its gradient.
+    All of them are 0 where not `valid` [N]. `count` rows will be selected, `percent` of N. `options` is the config's
+    `selection` section. `gradients` reads the training shards one after the other; None where there are none (exact
+    influence stores scores alone).
+    """
+
+    scores: Float32
+    valid: Bool
+    columns: list[str]
+    merged: Float32
+    losses: Float32
+    norms: Float32
+    percent: float
+    count: int
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    gradients: Callable[[], Iterator[GradientShard]] | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A value [N] for every row, and what else a method reports: JSON-like `notes`, and one line for the screen."""
+
+    values: Float64
+    notes: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""
+
+
+Method = Callable[[Evidence], Float64 | Ranking]
+
+_methods: dict[str, Method] = {}
+
+
+def method(name: str) -> Callable[[Method], Method]:
+    """Registers a function as `selection.method: name`. Raises ValueError for a name that is taken."""
+
+    def register(function: Method) -> Method:
+        if name in _methods or (name in built_in() and function.__module__ != _module(name)):
+            raise ValueError(f"there is a selection method {name!r} already; choose another name")
+        _methods[name] = function
+        return function
+
+    return register
+
+
+def find_method(name: str) -> Method:
+    """Raises KeyError with the known names when there is no such method."""
+    if name in built_in():
+        import_module(_module(name))
+    if name not in _methods:
+        raise KeyError(", ".join(sorted({*built_in(), *_methods})))
+    return _methods[name]
+
+
+def rank(found: Method, evidence: Evidence) -> Ranking:
+    """What a method says, checked. Raises ValueError when it is not one finite number for every valid row."""
+    answer = found(evidence)
+    ranking = answer if isinstance(answer, Ranking) else Ranking(answer)
+    values: Float64 = np.asarray(ranking.values, np.float64)
+    if values.shape != evidence.valid.shape:
+        raise ValueError(f"it gave values of shape {values.shape}, expected one for each of {len(evidence.valid)} rows")
+    if not np.isfinite(values[evidence.valid]).all():
+        row = int(np.flatnonzero(evidence.valid & ~np.isfinite(values))[0])
+        raise ValueError(f"its value of row {row} is not a finite number")
+    return Ranking(values, ranking.notes, ranking.summary)
+
+
+def _module(name: str) -> str:
+    return f"icons.selection.methods.{name.replace('-', '_')}"
