@@ -269,6 +269,34 @@ def test_several_selections_are_compared(copy_of_finished: Project) -> None:
     assert not (copy_of_finished.run / "report" / "figures" / "selections.png").exists()
 
 
+def test_methods_without_votes(copy_of_finished: Project) -> None:
+    for method in ("mean", "spice"):
+        outcome = copy_of_finished.icons(
+            "generalist", "--set", f"selection.method={method}", "--set", "selection.stability=true"
+        )
+        assert outcome.code == 0, outcome.err
+    run = copy_of_finished.run
+    scores = load_file(run / "influence" / "scores.safetensors")["scores"].astype(np.float64).mean(axis=1)
+    assert copy_of_finished.icons("report", "--selection", "mean-20").code == 0
+    page = read_page(run / "report" / "index.html")
+    assert "chosen by mean; 6 tasks scored them" in page.text
+    best = np.sort(scores)[::-1][:20]
+    data, selection = numbers(page, "values")
+    assert [float(cell) for cell in data[1:4]] == pytest.approx(
+        [scores.min(), np.median(scores), scores.max()], rel=1e-4
+    )
+    assert [float(cell) for cell in selection[1:4]] == pytest.approx([best[-1], np.median(best), best[0]], rel=1e-4)
+    stability = json.loads((run / "selection" / "mean-20" / "stability.json").read_text())["halves"]
+    assert f"{stability['both'] / 20:.1%} of the selection is the same" in findings(page)["Halves"]
+    assert copy_of_finished.icons("report", "--selection", "spice-20").code == 0
+    page = read_page(run / "report" / "index.html")
+    kinds = [option.attributes["value"] for option in page.all("select")[0].all("option")]
+    assert kinds == ["", "chosen", "left", "random"]  # its picks have no order
+    notes = read_selection(run, "spice-20")["notes"]["spice"]
+    table = next(t for t in page.all("table") if t.one("caption").text == "What spice reports")
+    assert dict(rows(table))["spice: log determinant"] == f"{notes['log_determinant']:.4g}"
+
+
 def test_a_selection_of_other_scores_is_not_mixed_in(copy_of_finished: Project) -> None:
     old = copy_of_finished.run / "selection" / "old"
     shutil.copytree(copy_of_finished.run / "selection" / "vote-20", old)
@@ -310,5 +338,5 @@ def test_without_gradient_rows_the_page_says_so(copy_of_finished: Project) -> No
         path.unlink()
     assert copy_of_finished.icons("report").code == 0
     page = read_page(copy_of_finished.run / "report" / "index.html")
-    assert "no longer on disk" in findings(page)["Gradients"]
+    assert "no longer on disk" in findings(page)["Lengths"]
     assert page.all("figure", id="figure-gradients") == []

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.cut import Cut
 from icons.report.drawing import (
     CHOSEN,
     CUT,
@@ -25,6 +24,7 @@ from icons.report.drawing import (
     new_figure,
 )
 from icons.selection.compare import Bool
+from icons.selection.cut import Cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -141,7 +141,15 @@ def _made(config: Config, inputs: Inputs) -> dict[str, bytes]:
 def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
     """What the template needs beside the figures."""
     from icons.machine import this_machine
-    from icons.report.contents import facts, findings, lead, selections_table, sources_of_all, stability_table
+    from icons.report.contents import (
+        facts,
+        findings,
+        lead,
+        notes_table,
+        selections_table,
+        sources_of_all,
+        stability_findings,
+    )
     from icons.report.making import fingerprint_table, machines_table, times_note, times_table
     from icons.report.problems import by_kind
 
@@ -155,9 +163,9 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
         "kinds": inputs.kinds,
         "samples": inputs.samples,
         "sample_sources": sorted({view.source for view in inputs.samples}),
-        "findings": findings(m, inputs.stale),
+        "findings": [*findings(m, inputs.stale), *stability_findings(m.focus.stability)],
         "skipped": [(where, by_kind(reasons)) for where, reasons in provenance.skipped.items() if reasons],
-        "stability": stability_table(m.focus.stability),
+        "notes": notes_table(m),
         "others": m.others,
         "selections": selections_table(m),
         "sources_of_all": sources_of_all(m),
