@@ -203,17 +203,17 @@ def test_in_a_browser_the_table_filters_and_pages(browser: Any, nasty: Project) 
     assert shown.first.inner_text() != first
     assert page.locator("#found").inner_text() == f"7 to 12 of {total} samples"
     assert page.get_by_role("button", name="Next").evaluate("element => element === document.activeElement")
-    page.get_by_label("Show").select_option("top")
+    page.locator("#filter [name=kind]").select_option("top")
     assert page.locator("#found").inner_text() == "1 to 6 of 24 samples"
-    page.get_by_label("Show").select_option("")
-    page.get_by_label("Source").select_option(BREAK_OUT)
+    page.locator("#filter [name=kind]").select_option("")
+    page.locator("#filter [name=source]").select_option(BREAK_OUT)
     assert shown.count() == 1
     assert SCRIPT in shown.first.inner_text()
-    page.get_by_label("Source").select_option("")
-    page.get_by_label("Text").fill("ANSWER 12")
+    page.locator("#filter [name=source]").select_option("")
+    page.locator("#filter [name=text]").fill("ANSWER 12")
     assert shown.count() == 1
     assert not page.locator("#pager").is_visible()
-    page.get_by_label("Text").fill("no such words")
+    page.locator("#filter [name=text]").fill("no such words")
     assert page.locator("#found").inner_text() == "No sample fits; take a filter away."
 
 
