@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.cut import Cut
 from icons.report.drawing import (
     CHOSEN,
     CUT,
@@ -25,6 +24,7 @@ from icons.report.drawing import (
     new_figure,
 )
 from icons.selection.compare import Bool
+from icons.selection.cut import Cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +66,7 @@ def carried_figure(found: list[Carrier], percent: float, cut: Cut | None) -> Sho
 
 def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
     most, least = max(found, key=lambda c: c.voted), min(found, key=lambda c: c.voted)
-    text = f"How much of the selection lies in each task's own top {percent:g}%; the dashed line is chance. "
+    text = f"How much of the selection lies in each task’s own top {percent:g}%; the dashed line is chance. "
     if len(found) == 1:
         text += f"“{most.task}”: {most.voted / most.of:.0%}."
     else:
@@ -77,8 +77,8 @@ def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
     if cut:
         needed = max(found, key=lambda c: c.needed)
         text += (
-            f" Pale: samples with just the {cut.value:g} vote{'' if cut.value == 1 else 's'} of the cut, which one less "
-            f"would have put below it; “{needed.task}” has {needed.needed:,} of these."
+            f" Pale: samples with no more votes than the cut ({cut.value:g}), which one less would have put below it; "
+            f"“{needed.task}” has {needed.needed:,} of these."
         )
     return text
 
@@ -102,7 +102,7 @@ def _draw(found: list[Carrier], percent: float, cut: Cut | None, width: float) -
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.spines["bottom"].set_color(LINE)
     axes.set_xlabel(
-        "share of the selection" + (" in the task's own top; dashed: by chance" if wide else "; dashed: by chance")
+        "share of the selection" + (" in the task’s own top; dashed: by chance" if wide else "; dashed: by chance")
     )
     for place, c, share in zip(places, found, voted, strict=True):
         text = f"{c.voted:,} ({share:.0f}%)" if wide else f"{share:.0f}%"

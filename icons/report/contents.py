@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from icons.report.carried import carried_figure, carriers
-from icons.report.cut import votes_figure
 from icons.report.drawing import Shown, Table
 from icons.report.gradients import by_length, gradients_figure
 from icons.report.lengths import lengths_figure, panels
@@ -18,8 +17,10 @@ from icons.report.overlap import agreement, selections_figure, tasks_figure
 from icons.report.scores import scores_figure, spreads
 from icons.report.sources import MOST_DRAWN, count_sources, lumped, sources_figure
 from icons.report.values import values_figure
+from icons.report.votes import votes_figure
+from icons.selection.consensus import budget
 
-_MOST_STABILITY_ROWS = 60
+_MOST_NOTES = 60
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,20 @@ class Finding:
 
 
 def what_figures(m: Material) -> list[Shown]:
-    tokens = m.facts.target_tokens if m.facts else None
     return [
         sources_figure(count_sources(m.traits, m.focus.chosen)),
-        lengths_figure(panels(m.traits, tokens, m.valid_N, m.focus.chosen)),
+        lengths_figure(panels(m.traits, m.tokens_N, m.valid, m.focus.chosen)),
     ]
 
 
 def why_figures(m: Material) -> list[Shown]:
     by_votes, chosen_N = m.focus.by_votes, m.focus.chosen
-    shown = [scores_figure(*spreads(m.scores_NK, m.valid_N, m.tasks, m.tau), m.percent, cast=by_votes)]
-    if not by_votes and m.focus.values is not None:
-        values = values_figure(m.focus.values, chosen_N, m.valid_N, m.focus.method, m.cut)
+    shown = [scores_figure(*spreads(m.scores.scores, m.valid, m.tasks, m.tau), m.percent, cast=by_votes)]
+    if not by_votes:
+        values = values_figure(m.focus.values, chosen_N, m.valid, m.focus.method, m.cut)
         shown += [values] if values else []
     vote_cut = m.cut if by_votes else None
-    shown.append(votes_figure(m.focus.votes, chosen_N, m.valid_N, len(m.tasks), vote_cut))
+    shown.append(votes_figure(m.focus.votes, chosen_N, m.valid, len(m.tasks), vote_cut))
     shown.append(tasks_figure(m.tasks, m.own_tops, chosen_N, m.percent))
     shown.append(carried_figure(carriers(m.tasks, m.own_tops, chosen_N, m.focus.votes, vote_cut), m.percent, vote_cut))
     return shown
@@ -54,12 +54,12 @@ def why_figures(m: Material) -> list[Shown]:
 
 def trust_figures(m: Material) -> list[Shown]:
     shown = []
-    if m.facts is not None:
-        facts = m.facts
-        usable_N = facts.valid & np.isfinite(facts.norms) & np.isfinite(facts.losses)
+    if m.tokens_N is not None:
+        norms, losses = m.scores.norms, m.scores.losses
+        usable_N = m.valid & np.isfinite(norms) & np.isfinite(losses)
         both = (usable_N, usable_N & m.focus.chosen)
-        all_norm, own_norm = (float(np.median(facts.norms[rows_N])) if rows_N.any() else 0.0 for rows_N in both)
-        found = by_length(facts.target_tokens, facts.norms, facts.losses, usable_N, m.focus.chosen)
+        all_norm, own_norm = (float(np.median(norms[rows_N])) if rows_N.any() else 0.0 for rows_N in both)
+        found = by_length(m.tokens_N, norms, losses, usable_N, m.focus.chosen)
         if found:
             shown.append(gradients_figure(found, all_norm, own_norm, m.checkpoint))
     if m.others:
@@ -69,7 +69,7 @@ def trust_figures(m: Material) -> list[Shown]:
 
 def lead(m: Material, data: str) -> str:
     """The page in a sentence."""
-    of = f"{m.focus.size:,} of the {len(m.valid_N):,} records of {data}"
+    of = f"{m.focus.size:,} of the {len(m.valid):,} records of {data}"
     if m.focus.by_votes and len(m.tasks) > 1:
         return f"{of}: those with most votes, when each of {len(m.tasks)} tasks votes for its own top {m.percent:g}%."
     if m.focus.by_votes:
@@ -79,37 +79,33 @@ def lead(m: Material, data: str) -> str:
 
 def facts(m: Material) -> list[tuple[str, str]]:
     """The strip at the head of the page."""
-    size, count = m.focus.size, len(m.valid_N)
+    size, count = m.focus.size, len(m.valid)
     found = [("Selected of all", f"{size / count:.1%}")]
-    if m.focus.by_votes and m.cut:
+    if m.focus.by_votes:
         found.append(("Votes needed", f"{m.cut.value:g} of {len(m.tasks)}"))
-        found.append(("By the tie-break", f"{m.cut.share_by_tie_break:.1%}"))
     else:
         found.append(("Method", m.focus.method))
-    found.append(("Invalid records", f"{int((~m.valid_N).sum()):,}"))
+    found.append(("By the tie-break", f"{m.cut.share_by_tie_break:.1%}"))
+    found.append(("Invalid records", f"{int((~m.valid).sum()):,}"))
     found.append(("Sources", f"{len(m.traits.sources):,}"))
     return found
 
 
 def findings(m: Material, stale: Sequence[str]) -> list[Finding]:
     """`stale` are selections of the run folder that the page leaves out."""
-    count, invalid = len(m.valid_N), int((~m.valid_N).sum())
+    count, invalid = len(m.valid), int((~m.valid).sum())
     if invalid:
         text = f"{invalid:,} of {count:,} ({invalid / count:.2%}) are invalid: they never vote and are never selected."
     else:
         text = f"All {count:,} records are valid."
     found = [Finding("Records", text, invalid == 0)]
-    if m.facts is None:
-        found.append(Finding("Gradients", "The gradient rows are no longer on disk; norms and losses are not shown."))
-    else:
-        found += _gradient_findings(m)
-    bad = int((~np.isfinite(m.scores_NK[m.valid_N])).sum())
-    text = f"{bad:,} are NaN or infinite." if bad else f"All {invalid_free(m):,} are finite numbers."
+    found += _gradient_findings(m)
+    bad = int((~np.isfinite(m.scores.scores[m.valid])).sum())
+    text = f"{bad:,} are NaN or infinite." if bad else f"All {valid_scores(m):,} are finite numbers."
     found.append(Finding("Scores", text, bad == 0))
     found.append(_cut_finding(m))
-    wanted = m.focus.head.get("percent")
-    if isinstance(wanted, int | float) and m.focus.size < int(wanted / 100 * count):
-        text = f"{m.focus.size:,} were selected where {wanted:g}% would be {int(wanted / 100 * count):,}."
+    if m.focus.size < budget(count, m.percent):
+        text = f"{m.focus.size:,} were selected where {m.percent:g}% would be {budget(count, m.percent):,}."
         found.append(Finding("Size", text, False))
     if stale:
         text = f"{', '.join(stale)} in the run folder: made of other scores than these, and so not compared here."
@@ -117,14 +113,13 @@ def findings(m: Material, stale: Sequence[str]) -> list[Finding]:
     return found
 
 
-def invalid_free(m: Material) -> int:
+def valid_scores(m: Material) -> int:
     """How many scores of valid rows there are."""
-    return int(m.valid_N.sum()) * len(m.tasks)
+    return int(m.valid.sum()) * len(m.tasks)
 
 
 def _gradient_findings(m: Material) -> list[Finding]:
-    assert m.facts is not None
-    norms, losses, valid_N = m.facts.norms, m.facts.losses, m.facts.valid
+    norms, losses, valid_N = m.scores.norms, m.scores.losses, m.valid
     infinite = int((valid_N & ~(np.isfinite(norms) & np.isfinite(losses))).sum())
     zero = int((valid_N & (norms == 0)).sum())
     text = (
@@ -137,14 +132,16 @@ def _gradient_findings(m: Material) -> list[Finding]:
         text = f"{zero:,} valid records have a gradient of zero and score 0 for every task."
     else:
         text = "No valid record has a gradient of zero."
-    return [*found, Finding("Zero gradients", text, zero == 0)]
+    found.append(Finding("Zero gradients", text, zero == 0))
+    if m.tokens_N is None:
+        text = "The gradient rows are no longer on disk, so the lengths of the answers are not known."
+        found.append(Finding("Lengths", text))
+    return found
 
 
 def _cut_finding(m: Material) -> Finding:
-    if m.cut is None:
-        return Finding("Cut", f"{m.focus.method} does not choose by a value alone, so there is no cut and no tie.")
-    if not m.cut.split:
-        return Finding("Cut", "It falls between two values: no tie had to be broken.", True)
+    if not m.cut.share_by_tie_break:
+        return Finding("Tie-break", "The cut falls between two values: no tie had to be broken.", True)
     what = (
         f"{m.cut.value:g} vote{'' if m.cut.value == 1 else 's'}" if m.focus.by_votes else f"the value {m.cut.value:.5g}"
     )
@@ -157,12 +154,34 @@ def _cut_finding(m: Material) -> Finding:
     )
 
 
-def stability_table(stability: Mapping[str, Any] | None) -> Table | None:
-    """Whatever the generalist measured, name by name."""
+def stability_findings(stability: Mapping[str, Any] | None) -> list[Finding]:
+    """What stability.json says, in sentences."""
     if not stability:
+        return [Finding("Stability", "Not measured; selection.stability: true does it.")]
+    found = []
+    halves, other = stability.get("halves"), stability.get("other_run")
+    if halves:
+        note = f" ({stability['note']})" if stability.get("note") else ""
+        found.append(Finding("Halves", f"Made of either half of the validation samples, {_kept(halves)}.{note}"))
+    elif stability.get("why_not"):
+        found.append(Finding("Halves", f"Not measured: {stability['why_not']}."))
+    if other:
+        found.append(Finding("Another run", f"Made of the scores {other.get('scores', '')}, {_kept(other)}."))
+    return found
+
+
+def _kept(found: Mapping[str, Any]) -> str:
+    text = f"{found['overlap']:.1%} of the selection is the same (Jaccard {found['jaccard']:.3f}"
+    chance = found.get("expected_by_chance")
+    return f"{text}; by chance {chance / found['size_a']:.1%} would be)" if chance and found["size_a"] else f"{text})"
+
+
+def notes_table(m: Material) -> Table | None:
+    """What the method itself reports, name by name."""
+    notes = m.focus.head.get("notes")
+    if not isinstance(notes, dict) or not notes:
         return None
-    rows = [[name, value] for name, value in _flat(stability)]
-    return Table(["Measured", "Result"], rows[:_MOST_STABILITY_ROWS], words=(1,))
+    return Table(["Measured", "Result"], [list(row) for row in _flat(notes)][:_MOST_NOTES])
 
 
 def _flat(found: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -147,7 +147,7 @@ def tick_labels(axes: Axes, places: npt.NDArray[np.floating], labels: Sequence[s
 
 
 def fit(labels: Sequence[str], room: float) -> bool:
-    return len(labels) * (0.12 + 0.075 * max(map(len, labels), default=0)) < room
+    return len(labels) * (0.1 + 0.066 * max(map(len, labels), default=0)) < room
 
 
 def clip(text: str, length: int) -> str:

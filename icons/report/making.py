@@ -73,6 +73,8 @@ def fingerprint_table(made_of: Mapping[str, Any], scores: str, selection: str) -
 
 
 def duration(seconds: float) -> str:
+    if seconds < 0.05:
+        return "under 0.1 s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:

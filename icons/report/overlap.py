@@ -38,7 +38,7 @@ def tasks_figure(tasks: Sequence[str], own_KN: Sequence[Bool], chosen_N: Bool, p
     chance = float(np.mean([np.count_nonzero(own) for own in own_KN])) / len(chosen_N)
     return Shown(
         "overlap",
-        f"How far the tasks' own top {percent:g}% overlap",
+        f"How far the tasks’ own top {percent:g}% overlap",
         _tasks_caption(tasks, parts, percent, chance, float(chosen_N.mean())),
         _table("Of the top of", tasks, names, parts),
         lambda width: _draw(tasks, names, parts, width),
@@ -50,7 +50,7 @@ def _tasks_caption(
 ) -> str:
     into = parts[:, -1]
     best, worst = int(into.argmax()), int(into.argmin())
-    text = f"Each row: how much of its top {percent:g}% is in the column's; unrelated tasks would share {chance:.0%}."
+    text = f"Each row: how much of its top {percent:g}% is in the column’s; unrelated tasks would share {chance:.0%}."
     if len(tasks) > 1:
         pairs = {(a, b): parts[a, b] for a in range(len(tasks)) for b in range(len(tasks)) if a != b}
         high, low = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
@@ -73,10 +73,10 @@ def selections_figure(chosen: Mapping[str, Bool], focus: str) -> Shown:
     far = min(others, key=lambda name: parts[own, names.index(name)])
     share = float(chosen[near].mean())
     text = (
-        f"Each row: how much of its selection is in the column's. {near} has {parts[own, names.index(near)]:.0%} of "
-        f"{focus}, where a random selection of its size would have {share:.0%}"
+        f"Each row: how much of its selection is in the column’s. “{near}” has {parts[own, names.index(near)]:.0%} of "
+        f"“{focus}”, where a random selection of its size would have {share:.0%}"
     )
-    text += f"; {far} has least, {parts[own, names.index(far)]:.0%}." if near != far else "."
+    text += f"; “{far}” has least, {parts[own, names.index(far)]:.0%}." if near != far else "."
     return Shown(
         "selections",
         "How far the selections agree",
@@ -98,33 +98,34 @@ def _table(corner: str, rows: Sequence[str], columns: Sequence[str], parts: npt.
 
 def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.float64], width: float) -> Figure:
     """A cell for each pair but of a name with itself; a last column that is no row stands apart."""
-    from matplotlib.patches import Rectangle
-
     wide, (height, across) = width > 5, parts.shape
     gap = np.where(np.arange(across) < height, 0, 0.2)
     beside = [clip(name, 24 if wide else 13) for name in rows]
     above = [clip(name, 24 if wide else 13) for name in columns]
     left = label_width(beside, width / 3)
-    cell = min(0.66, (width - left - 0.1) / (across + gap[-1]))
+    cell = min(0.72, (width - left - 0.1) / (across + gap[-1]))
     upright = not fit(above, cell * across)
     top = 0.1 + 0.075 * max(map(len, above)) if upright else 0.25
     figure = new_figure(width, top + cell * height + 0.08)
     axes = axes_in(figure, left, width - left - cell * (across + gap[-1]), top, 0.08)
     bare(axes)
-    pairs = parts[~np.eye(height, across, dtype=bool)]
-    low, high = float(pairs.min(initial=1)), float(pairs.max(initial=0.01))
-    for row in range(height):
-        for column in range(across):
-            if row != column:
-                level = min(1.0, (parts[row, column] - low) / max(high - low, 1e-9))
-                red, green, blue, _ = _cividis()(level)
-                x = column + gap[column]
-                axes.add_patch(Rectangle((x, row), 1, 1, facecolor=(red, green, blue), edgecolor=PAGE, linewidth=1))
-                bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-                axes.text(
-                    x + 0.5, row + 0.5, f"{100 * parts[row, column]:.0f}", ha="center", va="center_baseline",
-                    fontsize=min(8.5, 72 * cell / 2.9), color=_ON_LIGHT if bright else _ON_DARK,
-                )  # fmt: skip
+    own = np.eye(height, across, dtype=bool)
+    low, high = float(parts[~own].min(initial=1)), float(parts[~own].max(initial=0.01))
+    levels = np.clip((parts - low) / max(high - low, 1e-9), 0, 1)
+    for first, last in ((0, height), (height, across)):
+        if first < last:
+            edges = np.arange(first, last + 1) + gap[last - 1]
+            cells = np.ma.array(levels[:, first:last], mask=own[:, first:last])
+            axes.pcolormesh(
+                edges, np.arange(height + 1), cells, cmap="cividis", vmin=0, vmax=1, edgecolor=PAGE, linewidth=1
+            )  # fmt: skip
+    for row, column in np.argwhere(~own):
+        red, green, blue, _ = _cividis()(levels[row, column])
+        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        axes.text(
+            column + gap[column] + 0.5, row + 0.5, f"{100 * parts[row, column]:.0f}", ha="center",
+            va="center_baseline", fontsize=min(8.5, 72 * cell / 2.9), color=_ON_LIGHT if bright else _ON_DARK,
+        )  # fmt: skip
     axes.set_xlim(0, across + gap[-1])
     axes.set_ylim(height, 0)
     axes.set_yticks(np.arange(height) + 0.5, beside, color=INK)

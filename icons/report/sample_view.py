@@ -62,16 +62,16 @@ def sample_views(
 
     `record` gives a row's record, or why it cannot be read; `picture` a thumbnail of what stands under `image`.
     """
-    order = ranking(m.focus.chosen, m.valid_N, m.ranked_by, ranks_N)
-    found = [kind for kind in kinds(order, m.focus.chosen, parted=m.cut is not None) if len(kind.rows)]
-    places = np.zeros(len(m.valid_N), np.int64)
+    order = ranking(m.focus.chosen, m.valid, m.focus.values, ranks_N)
+    found = [kind for kind in kinds(order, m.focus.chosen, ranked=m.ranked) if len(kind.rows)]
+    places = np.zeros(len(m.valid), np.int64)
     places[order] = np.arange(1, len(order) + 1)
     of_row: dict[int, list[Kind]] = {}
     for kind in found:
         for row in kind.rows.tolist():
             of_row.setdefault(row, []).append(kind)
     rows = list(of_row)
-    percent_RK = percentiles(m.scores_NK, m.valid_N, rows)
+    percent_RK = percentiles(m.scores.scores, m.valid, rows)
     views = [
         _view(m, row, of_row[row], int(places[row]), percent_K, record(row), picture)
         for row, percent_K in zip(rows, percent_RK, strict=True)
@@ -92,10 +92,9 @@ def _view(
     images = record_images(given)
     name = given.get("id")
     scores = [
-        TaskScore(task, f"{m.scores_NK[row, k]:.4f}", int(percent_K[k]), bool(m.own_tops[k][row]))
+        TaskScore(task, f"{m.scores.scores[row, k]:.4f}", int(percent_K[k]), bool(m.own_tops[k][row]))
         for k, task in enumerate(m.tasks)
     ]
-    facts = m.facts
     return SampleView(
         row=row,
         id="" if name is None else plain(str(name))[:_LONGEST_NAME],
@@ -104,11 +103,11 @@ def _view(
         chosen=bool(m.focus.chosen[row]),
         place=place,
         votes=int(m.focus.votes[row]),
-        value="" if m.focus.by_votes or m.focus.values is None else f"{m.focus.values[row]:.5g}",
+        value="" if m.focus.by_votes else f"{m.focus.values[row]:.5g}",
         scores=scores,
-        tokens=f"{facts.target_tokens[row]:,}" if facts else "",
-        loss=f"{facts.losses[row]:.3f}" if facts else "",
-        norm=f"{facts.norms[row]:.3g}" if facts else "",
+        tokens="" if m.tokens_N is None else f"{m.tokens_N[row]:,}",
+        loss=f"{m.scores.losses[row]:.3f}",
+        norm=f"{m.scores.norms[row]:.3g}",
         images=[picture(image) for image in images[:_MOST_IMAGES]],
         more_images=max(0, len(images) - _MOST_IMAGES),
         text=shortened(given.get("conversations")),

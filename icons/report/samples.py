@@ -23,18 +23,17 @@ class Kind:
     rows: Int64
 
 
-def ranking(chosen_N: Bool, valid_N: Bool, value_N: npt.NDArray[np.generic], ranks_N: npt.NDArray[np.float64]) -> Int64:
+def ranking(chosen_N: Bool, valid_N: Bool, value_N: npt.NDArray[np.float64], ranks_N: npt.NDArray[np.float64]) -> Int64:
     """The valid rows, the best first: the chosen before the others, then by value, mean percentile rank, row."""
     rows = np.flatnonzero(valid_N)
-    value = np.asarray(value_N[rows], np.float64)
-    return rows[np.lexsort((rows, -ranks_N[rows], -value, ~chosen_N[rows]))]
+    return rows[np.lexsort((rows, -ranks_N[rows], -value_N[rows], ~chosen_N[rows]))]
 
 
-def kinds(order_V: Int64, chosen_N: Bool, *, parted: bool, each: int = EACH) -> list[Kind]:
-    """`parted`: a cut parts chosen from others in this order; without one there is no top and no near miss."""
+def kinds(order_V: Int64, chosen_N: Bool, *, ranked: bool, each: int = EACH) -> list[Kind]:
+    """`ranked`: there is an order among the chosen; without one there is no top and no near miss."""
     size = int(np.count_nonzero(chosen_N))
     anywhere = Kind("random", "At random from the data", np.sort(_drawn(order_V, each)))
-    if not parted:
+    if not ranked:
         inside, outside = order_V[:size], order_V[size:]
         return [
             Kind("chosen", "Selected, at random", np.sort(_drawn(inside, each))),

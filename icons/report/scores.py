@@ -76,7 +76,7 @@ def scores_figure(found: list[Spread], edges: npt.NDArray[np.float64], percent: 
     head = ["Task", "Lowest", "Median", "Highest", "Threshold", "At or above it"]
     return Shown(
         "scores",
-        "Each task's scores and its threshold",
+        "Each task’s scores and its threshold",
         _caption(found, percent, cast),
         Table(head, rows),
         lambda width: _draw(found, edges, width),
@@ -132,6 +132,6 @@ def _draw(found: list[Spread], edges: npt.NDArray[np.float64], width: float) -> 
     axes.set_xlim(edges[0], edges[-1])
     axes.locator_params(axis="x", nbins=7 if wide else 4)
     axes.set_xlabel(
-        "score: mean cosine with the task's gradients; thresholds on the right" if wide else "score; thresholds right"
+        "score: mean cosine with the task’s gradients; thresholds on the right" if wide else "score; thresholds right"
     )
     return figure

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.cut import Cut
 from icons.report.drawing import ALL, CHOSEN, CUT, Shown, Table, axes_in, bare, new_figure
 from icons.selection.compare import Bool
+from icons.selection.cut import Cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ _BINS = 60
 
 
 def values_figure(
-    value_N: npt.NDArray[np.float64], chosen_N: Bool, valid_N: Bool, method: str, cut: Cut | None
+    value_N: npt.NDArray[np.float64], chosen_N: Bool, valid_N: Bool, method: str, cut: Cut
 ) -> Shown | None:
     """The values that a method without votes ranked by; None where they are not finite numbers."""
     finite_N = valid_N & np.isfinite(value_N)
@@ -39,11 +39,8 @@ def values_figure(
         if len(part)
     ]
     text = f"What {method} gave each sample: blue what was selected. "
-    if cut is None:
-        text += "No single value parts the two: the method did not choose by it alone."
-    else:
-        text += f"The cut is at {cut.value:.5g}: {cut.above:,} samples above it"
-        text += f", {cut.taken:,} of {cut.tie_class:,} with just this value." if cut.split else " or at it."
+    text += f"The cut is at {cut.value:.5g}: {cut.above:,} samples are above it"
+    text += f", of {cut.tie_class:,} with just this value {cut.taken:,} are in."
     return Shown(
         "values",
         f"What {method} ranked by",
@@ -54,7 +51,7 @@ def values_figure(
 
 
 def _draw_values(
-    counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], edges: npt.NDArray[np.float64], cut: Cut | None,
+    counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], edges: npt.NDArray[np.float64], cut: Cut,
     width: float,
 ) -> Figure:  # fmt: skip
     figure = new_figure(width, 2.3)
@@ -62,7 +59,7 @@ def _draw_values(
     bare(axes, grid="y")
     axes.stairs(counts, edges, fill=True, color=ALL, linewidth=0)
     axes.stairs(chosen, edges, fill=True, color=CHOSEN, linewidth=0)
-    if cut is not None and edges[0] <= cut.value <= edges[-1]:
+    if edges[0] <= cut.value <= edges[-1]:
         axes.axvline(cut.value, color=CUT, linewidth=1.4)
     axes.set_xlim(edges[0], edges[-1])
     axes.locator_params(nbins=4)

@@ -93,6 +93,9 @@ def _warmup(config: Config, manifest: dict[str, Any], log: list[dict[str, Any]])
             samples, seconds = samples + own, seconds + own / rate
         before = entry["step"]
     work = f"{manifest['steps']:,} steps on {manifest['records']:,} records"
+    passes = manifest.get("sample_passes")
+    if isinstance(passes, dict):
+        work += f", {passes['saved'] / max(1, passes['full']):.1%} of sample-passes saved"
     if not seconds:
         return StageTime("warm-up", work)
     return StageTime("warm-up", work, seconds, samples / seconds, "samples")

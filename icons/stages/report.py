@@ -37,7 +37,7 @@ def report(config: Config, names: list[str] | None = None) -> None:
     chosen = _names(config, folder, names or [])
     page = folder.report / "index.html"
     fingerprint = _fingerprint(config, folder, chosen)
-    if _is_done(folder.report, fingerprint):
+    if _is_done(folder.report, fingerprint, asked=bool(names)):
         say(f"report: {page}, already done")
         return
     inputs = read_inputs(config, chosen, asked=bool(names))
@@ -46,7 +46,7 @@ def report(config: Config, names: list[str] | None = None) -> None:
     for name, content in files.items():
         write_bytes(folder.report / name, content)
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    write_sealed(folder.report / "manifest.json", {"fingerprint": fingerprint, "files": sums})
+    write_sealed(folder.report / "manifest.json", {"fingerprint": fingerprint, "stale": inputs.stale, "files": sums})
     size = len(files["index.html"]) / 1e6
     without = f", without {', '.join(inputs.stale)} (made of other scores)" if inputs.stale else ""
     say(f"report: {size:.1f} MB in {time.monotonic() - begin:.1f} s{without}, written to {page}")
@@ -96,12 +96,15 @@ def _small_files(config: Config, folder: RunFolder, names: list[str]) -> Iterabl
             yield folder.chunk(checkpoint, chunk, config.train.num_chunks) / "manifest.json"
 
 
-def _is_done(folder: Path, fingerprint: str) -> bool:
-    """Whether the page of this fingerprint is there, every byte of its files as it was written."""
+def _is_done(folder: Path, fingerprint: str, *, asked: bool) -> bool:
+    """Whether the page of this fingerprint is there, every byte of its files as it was written.
+
+    Not when it leaves a selection out that was now `asked` for by name.
+    """
     try:
         found = read_sealed(folder / "manifest.json", "")
         whole = all(file_digest(folder / name) == sha256 for name, sha256 in found["files"].items())
-        return whole and bool(found["fingerprint"] == fingerprint)
+        return whole and bool(found["fingerprint"] == fingerprint) and not (asked and found["stale"])
     except (UserError, OSError, AttributeError, KeyError):
         return False
 
@@ -138,7 +141,15 @@ def _made(config: Config, inputs: Inputs) -> dict[str, bytes]:
 def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
     """What the template needs beside the figures."""
     from icons.machine import this_machine
-    from icons.report.contents import facts, findings, lead, selections_table, sources_of_all, stability_table
+    from icons.report.contents import (
+        facts,
+        findings,
+        lead,
+        notes_table,
+        selections_table,
+        sources_of_all,
+        stability_findings,
+    )
     from icons.report.making import fingerprint_table, machines_table, times_note, times_table
     from icons.report.problems import by_kind
 
@@ -152,9 +163,9 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
         "kinds": inputs.kinds,
         "samples": inputs.samples,
         "sample_sources": sorted({view.source for view in inputs.samples}),
-        "findings": findings(m, inputs.stale),
+        "findings": [*findings(m, inputs.stale), *stability_findings(m.focus.stability)],
         "skipped": [(where, by_kind(reasons)) for where, reasons in provenance.skipped.items() if reasons],
-        "stability": stability_table(m.focus.stability),
+        "notes": notes_table(m),
         "others": m.others,
         "selections": selections_table(m),
         "sources_of_all": sources_of_all(m),

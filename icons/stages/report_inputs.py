@@ -21,11 +21,11 @@ from icons.report.traits import plain, read_traits
 from icons.selection.consensus import percentile_ranks, thresholds
 from icons.stages.provenance import read_provenance
 from icons.store.chosen import Chosen, read_chosen
-from icons.store.facts import read_facts
 from icons.store.fingerprint import file_digest
 from icons.store.index import read_index
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores, read_scores
+from icons.store.tokens import read_target_tokens
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,12 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
     if index is not None and (index.fingerprint.get("data") != scores.data or index.num_rows != len(scores.valid)):
         raise UserError(f"{folder.index(checkpoint)} is of other training data than the scores; run `icons specialist`")
     material = Material(
-        tasks=scores.columns,
-        scores_NK=scores.scores,
-        valid_N=scores.valid,
+        scores=scores,
         focus=focus,
         others=others,
         traits=read_traits(_each(records), len(records)),
-        facts=None if index is None else read_facts(index),
+        tokens_N=None if index is None else read_target_tokens(index),
         checkpoint=f"step {checkpoint} of the warm-up" if checkpoint != "final" else "the final adapter",
-        default_percent=config.selection.percent,
     )
 
     def record(row: int) -> dict[str, Any] | str:
@@ -107,9 +104,7 @@ def _fits(chosen: Chosen, scores: Scores) -> bool:
         return False
     if bool((chosen.chosen & ~scores.valid).any()):
         return False
-    tau, percent = head.get("thresholds"), head.get("percent")
-    if not chosen.by_votes or not isinstance(tau, dict) or not isinstance(percent, int | float):
-        return True
+    tau, percent = head["thresholds"], float(head["percent"])
     if list(tau) != scores.columns:
         return False
     return bool(np.allclose(list(tau.values()), thresholds(scores.scores, scores.valid, percent), rtol=1e-9, atol=0))

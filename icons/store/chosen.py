@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from icons.errors import UserError
-from icons.store.files import read_json, read_sealed, read_tensors
+from icons.selection.cut import Cut
+from icons.store.files import read_sealed, read_tensors
 from icons.store.fingerprint import file_digest
 
 INDICES, VOTES, STABILITY = "selected_indices.json", "votes.safetensors", "stability.json"
@@ -19,21 +20,23 @@ INDICES, VOTES, STABILITY = "selected_indices.json", "votes.safetensors", "stabi
 
 @dataclass(frozen=True)
 class Chosen:
-    """`chosen` [N] bool, `votes` [N] int16; `values` [N] float64 where the method ranked by something else.
+    """`chosen` [N] bool, `votes` [N] int16, `values` [N] float64 what the method ranked by.
 
-    `head` is everything in selected_indices.json but the rows, `stability` what stability.json holds.
+    `head` is everything in selected_indices.json but the rows; `stability` what stability.json holds, None without one
+    that belongs to this selection.
     """
 
     name: str
     chosen: npt.NDArray[np.bool_]
     votes: npt.NDArray[np.int16]
-    values: npt.NDArray[np.float64] | None
+    values: npt.NDArray[np.float64]
+    cut: Cut
     head: Mapping[str, Any]
     stability: Mapping[str, Any] | None
 
     @property
     def method(self) -> str:
-        return str(self.head.get("method", "vote"))
+        return str(self.head["method"])
 
     @property
     def size(self) -> int:
@@ -60,10 +63,17 @@ def read_chosen(folder: Path) -> Chosen:
         tensors = read_tensors(folder / VOTES)
         chosen = np.zeros(count, np.bool_)
         chosen[rows] = True
-        votes, values = tensors["votes"], tensors.get("values")
-        if votes.shape != (count,) or (values is not None and values.shape != (count,)):
+        votes, values = tensors["votes"], tensors["values"]
+        if not votes.shape == values.shape == (count,):
             raise ValueError(f"votes of another number of rows than {count}")
+        missing = {"method", "percent", "thresholds", "data", "fingerprint"} - head.keys()
+        if missing:
+            raise KeyError(*missing)
+        cut = Cut(**{key: head["cut"][key] for key in ("value", "above", "tie_class", "taken")})
     except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{folder} is damaged or was written by another version ({error}); {again}") from None
-    stability = read_json(folder / STABILITY) if (folder / STABILITY).is_file() else None
-    return Chosen(folder.name, chosen, votes, values, head, stability if isinstance(stability, dict) else None)
+    stability = None
+    if (folder / STABILITY).is_file():
+        found = read_sealed(folder / STABILITY, again)
+        stability = found if found.get("selection") == head["fingerprint"] else None
+    return Chosen(folder.name, chosen, votes, values, cut, head, stability)

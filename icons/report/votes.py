@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from icons.report.drawing import ALL, CHOSEN, CUT, INK, LINE, MUTED, Shown, Table, axes_in, bare, new_figure
 from icons.selection.compare import Bool
+from icons.selection.cut import Cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Cut:
-    """The value of the last one chosen: `above` have more, of the `tie_class` with just this value `taken` are in."""
-
-    value: float
-    above: int
-    tie_class: int
-    taken: int
-
-    @property
-    def split(self) -> bool:
-        """Whether samples of this value are on both sides, so that the tie-break decided."""
-        return 0 < self.taken < self.tie_class
-
-    @property
-    def share_by_tie_break(self) -> float:
-        """Part of the selection that the tie-break decided."""
-        return self.taken / (self.above + self.taken) if self.split else 0.0
-
-
-def find_cut(written: Mapping[str, Any] | None, value_N: npt.NDArray[Any], chosen_N: Bool, valid_N: Bool) -> Cut | None:
-    """The cut as the selection's own file has it, else from the values; None where no value parts the two sides."""
-    if written and all(isinstance(written.get(key), int | float) for key in ("value", "above", "tie_class", "taken")):
-        return Cut(float(written["value"]), int(written["above"]), int(written["tie_class"]), int(written["taken"]))
-    chosen, left = value_N[chosen_N], value_N[valid_N & ~chosen_N]
-    if not len(chosen) or (len(left) and left.max() > chosen.min()):
-        return None
-    value = chosen.min()
-    own = valid_N & (value_N == value)
-    return Cut(float(value), int((chosen > value).sum()), int(own.sum()), int((own & chosen_N).sum()))
-
-
 def votes_figure(votes_N: npt.NDArray[np.int16], chosen_N: Bool, valid_N: Bool, tasks: int, cut: Cut | None) -> Shown:
-    """How many valid samples have how many votes, and how many of them were chosen; `cut` where votes decided."""
+    """How many valid samples have how many votes, and how many of these were chosen; `cut` where votes decided."""
     counts = np.bincount(votes_N[valid_N], minlength=tasks + 1)
     chosen = np.bincount(votes_N[chosen_N], minlength=tasks + 1)
     rows = [
@@ -73,7 +40,7 @@ def _votes_caption(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64],
     if cut is None:
         with_votes = int(chosen[1:].sum())
         return f"{none} {most_text} Of the selected, {with_votes:,} have a vote."
-    if not cut.split:
+    if not cut.share_by_tie_break:
         where = f"The cut falls between classes: every sample with {cut.value:g} votes or more is in, no other one."
     else:
         where = (
@@ -97,7 +64,7 @@ def _draw_votes(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], cu
     axes = axes_in(figure, 0.05, 0.05, 0.4, 0.45)
     bare(axes)
     places = np.arange(len(counts))
-    at_cut = int(cut.value) if cut and cut.split else -1
+    at_cut = int(cut.value) if cut and cut.share_by_tie_break else -1
     left = counts - chosen
     axes.bar(places, chosen, 0.82, color=CHOSEN)
     axes.bar(places, left, 0.82, bottom=chosen, color=ALL)
