@@ -41,7 +41,8 @@ from icons.store.scores import Scores, write_scores
 MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime)
 sys.exit(done.returncode)
 """
 MME = 13  # of the 22 validation sets, one task together
@@ -49,9 +50,10 @@ MME = 13  # of the 22 validation sets, one task together
 
 @dataclass(frozen=True)
 class Taken:
-    """What one process took: seconds, peak resident bytes."""
+    """What one process took: seconds, those of its threads on a core, peak resident bytes."""
 
     seconds: float
+    cpu: float
     peak: int
 
 
@@ -120,13 +122,14 @@ def unit_rows(count: int, dim: int, seed: int) -> Iterator[np.ndarray[Any, Any]]
 
 def fill(writer: RowWriter, dim: int, seed: int) -> None:
     start, stop = writer.manifest.start, writer.manifest.stop
+    rng = np.random.default_rng(seed)
     for grads in unit_rows(stop - start, dim, seed):
         count = len(grads)
         tensors = {
             "grads": grads,
             "rows": np.arange(start, start + count, dtype=np.int64),
-            "norms": np.ones(count, np.float32),
-            "losses": np.ones(count, np.float32),
+            "norms": rng.lognormal(0, 1, count).astype(np.float32),
+            "losses": rng.gamma(2, 0.5, count).astype(np.float32),
             "target_tokens": np.ones(count, np.int32),
             "valid": np.ones(count, np.bool_),
         }
@@ -199,28 +202,30 @@ def read_plainly(files: list[Path]) -> float:
     return time.perf_counter() - begin
 
 
-def icons(command: str, path: Path) -> Taken:
-    """The command in a process of its own, cold."""
-    drop_cache()
+def icons(command: str, path: Path, *options: str, cold: bool = True) -> Taken:
+    """The command in a process of its own, by default with the page cache dropped."""
+    if cold:
+        drop_cache()
     begin = time.perf_counter()
     # Through a small process: the peak of one that a large one starts is never below the large one's own memory.
     measured = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE, sys.executable, "-m", "icons", command, str(path)],
+        [sys.executable, "-S", "-c", MEASURE, sys.executable, "-m", "icons", command, str(path), *options],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
     if measured.returncode:
         raise SystemExit(f"icons {command} {path} ended with {measured.returncode}")
-    return Taken(time.perf_counter() - begin, int(measured.stdout) * 1024)
+    peak, cpu = measured.stdout.split()
+    return Taken(time.perf_counter() - begin, float(cpu), int(peak) * 1024)
 
 
 def shown(name: str, taken: Taken, size: int | None = None, plain: float | None = None) -> dict[str, float]:
     line = f"{name:<44} {taken.seconds:8.1f} s  "
     if size and plain and name == "specialist":
         line += f"{size / taken.seconds / 1e9:5.2f} GB/s, {plain / taken.seconds:.2f} of plain reading, "
-    typer.echo(f"{line}peak {taken.peak / 1e9:.2f} GB")
-    return {"seconds": round(taken.seconds, 2), "peak_bytes": taken.peak}
+    typer.echo(f"{line}({taken.cpu:.1f} s of a core)  peak {taken.peak / 1e9:.2f} GB")
+    return {"seconds": round(taken.seconds, 2), "cpu_seconds": round(taken.cpu, 2), "peak_bytes": taken.peak}
 
 
 if __name__ == "__main__":
