@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from study_data import SHARES, TASKS, draw_study_data
+from study_data import SHARES, TASKS, draw_captions, draw_study_data
 from study_model import accuracy, make_start
 
 from icons.config import Config
@@ -85,13 +85,8 @@ def start(root: Path, size: Size) -> None:
     if (root / "start").is_dir():
         return
     with _logged(root, "start"):
-        clean = dict.fromkeys(SHARES, 0.0) | {"useful": 0.8, "irrelevant": 0.2}
-        data = draw_study_data(
-            root / "start-data", train=size.start_records, validation=1, test=1, seed=START_SEED, shares=clean
-        )
-        make_start(
-            root / "start", data.train, data.images, rows=size.start_records, steps=size.start_steps, seed=START_SEED
-        )
+        data, images = draw_captions(root / "start-data", count=size.start_records, seed=START_SEED)
+        make_start(root / "start", data, images, rows=size.start_records, steps=size.start_steps, seed=START_SEED)
 
 
 def prepare(root: Path, size: Size, seed: int) -> None:
