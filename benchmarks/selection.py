@@ -1,4 +1,4 @@
-"""From rows to a selection at full size, by every method: the stages on a made-up store, against plain reading.
+"""From rows to a selection at full size: merge, specialist and generalist on a made-up store, against plain reading.
 
     python benchmarks/selection.py [--rows 665298] [--generalist-rows 7000000] [--folder DIR] [--json FILE]
 
@@ -32,7 +32,6 @@ from icons.config import Config
 from icons.config_file import load_config
 from icons.data.records import Records, chunk_range
 from icons.models.tiny import TINY, build_tiny_llava
-from icons.selection.methods import built_in
 from icons.stages.inputs import feature_fingerprint, train_fingerprint, val_fingerprint
 from icons.stages.warmup import warmup
 from icons.store.layout import RunFolder
@@ -42,7 +41,8 @@ from icons.store.scores import Scores, write_scores
 MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime)
 sys.exit(done.returncode)
 """
 MME = 13  # of the 22 validation sets, one task together
@@ -50,9 +50,10 @@ MME = 13  # of the 22 validation sets, one task together
 
 @dataclass(frozen=True)
 class Taken:
-    """What one process took: seconds, peak resident bytes."""
+    """What one process took: seconds, those of its threads on a core, peak resident bytes."""
 
     seconds: float
+    cpu: float
     peak: int
 
 
@@ -121,14 +122,14 @@ def unit_rows(count: int, dim: int, seed: int) -> Iterator[np.ndarray[Any, Any]]
 
 def fill(writer: RowWriter, dim: int, seed: int) -> None:
     start, stop = writer.manifest.start, writer.manifest.stop
-    drawn = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng(seed)
     for grads in unit_rows(stop - start, dim, seed):
         count = len(grads)
         tensors = {
             "grads": grads,
             "rows": np.arange(start, start + count, dtype=np.int64),
-            "norms": drawn.lognormal(size=count).astype(np.float32),
-            "losses": drawn.lognormal(size=count).astype(np.float32),
+            "norms": rng.lognormal(0, 1, count).astype(np.float32),
+            "losses": rng.gamma(2, 0.5, count).astype(np.float32),
             "target_tokens": np.ones(count, np.int32),
             "valid": np.ones(count, np.bool_),
         }
@@ -174,10 +175,6 @@ def measure_store(path: Path, rows: int) -> dict[str, Any]:
     for stage in ("merge", "merge again", "specialist", "generalist"):
         taken = icons(stage.split()[0], path)
         found[stage] = shown(stage, taken, size, plain)
-    found["methods"] = {}
-    for method in built_in():
-        sets = [f"selection.method={method}", *(["selection.task=task0"] if method == "less" else [])]
-        found["methods"][method] = shown(f"generalist, {method}, 20%", icons("generalist", path, *sets))
     again = read_plainly(files)
     typer.echo(f"{'plain reading, once more':<44} {again:8.1f} s  {size / again / 1e9:5.2f} GB/s")
     return found | {"plain_reading_again_s": again, "specialist_share": plain / found["specialist"]["seconds"]}
@@ -205,29 +202,30 @@ def read_plainly(files: list[Path]) -> float:
     return time.perf_counter() - begin
 
 
-def icons(command: str, path: Path, *sets: str) -> Taken:
-    """The command in a process of its own, cold."""
-    overrides = [part for key in sets for part in ("--set", key)]
-    drop_cache()
+def icons(command: str, path: Path, *options: str, cold: bool = True) -> Taken:
+    """The command in a process of its own, by default with the page cache dropped."""
+    if cold:
+        drop_cache()
     begin = time.perf_counter()
     # Through a small process: the peak of one that a large one starts is never below the large one's own memory.
     measured = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE, sys.executable, "-m", "icons", command, str(path), *overrides],
+        [sys.executable, "-S", "-c", MEASURE, sys.executable, "-m", "icons", command, str(path), *options],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
     if measured.returncode:
         raise SystemExit(f"icons {command} {path} ended with {measured.returncode}")
-    return Taken(time.perf_counter() - begin, int(measured.stdout) * 1024)
+    peak, cpu = measured.stdout.split()
+    return Taken(time.perf_counter() - begin, float(cpu), int(peak) * 1024)
 
 
 def shown(name: str, taken: Taken, size: int | None = None, plain: float | None = None) -> dict[str, float]:
     line = f"{name:<44} {taken.seconds:8.1f} s  "
     if size and plain and name == "specialist":
         line += f"{size / taken.seconds / 1e9:5.2f} GB/s, {plain / taken.seconds:.2f} of plain reading, "
-    typer.echo(f"{line}peak {taken.peak / 1e9:.2f} GB")
-    return {"seconds": round(taken.seconds, 2), "peak_bytes": taken.peak}
+    typer.echo(f"{line}({taken.cpu:.1f} s of a core)  peak {taken.peak / 1e9:.2f} GB")
+    return {"seconds": round(taken.seconds, 2), "cpu_seconds": round(taken.cpu, 2), "peak_bytes": taken.peak}
 
 
 if __name__ == "__main__":

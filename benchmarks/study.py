@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from setting import circumstances, describe
-from study_jobs import ARMS, FULL, QUICK, at_start, prepare, start, train
+from study_jobs import FULL, QUICK, arms_of, at_start, prepare, start, train
 from study_table import plot, summary, table
 
 
@@ -67,7 +67,7 @@ def main(
                     seed = int(title.rpartition(" ")[2])
                     prepared.add(seed)
                     submit(f"seed {seed}: at the start", at_start, seed)
-                    for arm in ARMS:
+                    for arm in arms_of(seed):
                         submit(f"seed {seed}: {arm.name}", train, seed, arm)
     found = summary(folder, size.seeds)
     typer.echo(table(found))

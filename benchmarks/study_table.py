@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from study_data import TASKS
-from study_jobs import ARMS, RATIOS, Arm, result
+from study_jobs import ARMS, RATIOS, Arm, arms_of, result
 
 from icons.store.files import read_json
 
@@ -19,13 +19,13 @@ def summary(root: Path, seeds: int) -> dict[str, Any]:
     The random draws are one arm, their scores of a seed the mean over the draws. Seeds that are not finished are left
     out, and said.
     """
-    whole = [seed for seed in range(seeds) if all(result(root, seed, arm) for arm in ARMS)]
+    whole = [seed for seed in range(seeds) if all(result(root, seed, arm) for arm in arms_of(seed))]
     found: dict[str, Any] = {"seeds": whole, "arms": {}}
     full = {seed: _accuracy(root, seed, [ARMS[0]]) for seed in whole}
     start = {seed: read_json(root / "results" / f"seed-{seed}" / "start.json")["accuracy"] for seed in whole}
     found["arms"]["start, untrained"] = _row(start, full, {}, {})
     for name, arms in _rows().items():
-        scores = {seed: _accuracy(root, seed, arms) for seed in whole}
+        scores = {seed: _accuracy(root, seed, arms) for seed in whole if arms[0] in arms_of(seed)}
         runs = [run for seed in whole for arm in arms if (run := result(root, seed, arm))]
         selected = {part: mean(run["selected"][part] for run in runs) for part in runs[0]["selected"]} if runs else {}
         passes = {key: mean(run["sample_passes"][key] for run in runs) for key in ("done", "full")} if runs else {}

@@ -128,7 +128,7 @@ class SpiceConfig(_Section):
 def _selection_name(known: dict[str, Any]) -> str:
     percent, seed = known.get("percent", 20), known.get("seed", 0)
     task = f"-{known['task']}" if known.get("method") == "less" and known.get("task") else ""
-    drawn = f"-seed{seed}" if known.get("method") == "random" and seed else ""
+    drawn = f"-seed{seed}" if known.get("method") in ("random", "spice") and seed else ""
     return f"{known.get('method', 'vote')}{task}-{percent:g}{drawn}"
 
 
@@ -142,7 +142,14 @@ class SelectionConfig(_Section):
     spice: SpiceConfig = SpiceConfig()
     stability: bool = False
     stability_with: Path | None = None  # output_dir of another run, to compare selections with
-    name: FileName = Field(default_factory=_selection_name)  # by default method and percent: vote-20
+    name: FileName = Field(default_factory=_selection_name)  # null = method and percent: vote-20
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default_name(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("name", "") is None:
+            return {key: value for key, value in raw.items() if key != "name"}
+        return raw
 
     @model_validator(mode="after")
     def _method_is_known(self) -> SelectionConfig:
@@ -179,7 +186,22 @@ class Config(_Section):
         weights = self.gradients.checkpoint_weights
         if weights is not None and (len(weights) != len(self.gradients.checkpoints) or min(weights) <= 0):
             raise ValueError("gradients.checkpoint_weights: expected one positive number for each checkpoint")
+        self._selection_can_be_made()
         return self
+
+    def _selection_can_be_made(self) -> None:
+        """Known before the gradients are computed: what a built-in method will ask for."""
+        method, task = self.selection.method, self.selection.task
+        if method == "spice" and self.gradients.projection == "none":
+            raise ValueError(
+                "selection.method spice needs projected gradients, and gradients.projection: none stores scores alone"
+            )
+        if method == "less" and task is None and len(self.columns) > 1:
+            raise ValueError(
+                f"selection.method less selects for one task; name it in selection.task: {', '.join(self.columns)}"
+            )
+        if task is not None and task not in self.columns:
+            raise ValueError(f"selection.task: {task!r} is not scored; there are {', '.join(self.columns)}")
 
     @property
     def columns(self) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from icons.config import Config
 from icons.stages.checkpoints import checkpoint_weights
+from icons.stages.evidence import selection_method
 from icons.stages.generalist import generalist
 from icons.stages.merge import merge
 from icons.stages.report import report
@@ -19,6 +20,7 @@ from icons.stop import leave_if_asked
 
 
 def run(config: Config) -> None:
+    selection_method(config)  # a plugin that cannot be loaded is told before the long work
     warmup(config)
     checkpoint_weights(config)  # what the specialist will need, asked for before the long work
     for stage in (val_grads, train_grads, merge, specialist, generalist, report):

@@ -47,3 +47,12 @@ def test_the_race_on_the_tiny_model(tmp_path: Path) -> None:
 
 def test_the_race_on_a_model_built_from_its_config(tiny_model: Path) -> None:
     run("-c", BUILT_FROM_A_CONFIG, BENCHMARKS, tiny_model)
+
+
+def test_the_costs_of_the_methods(tmp_path: Path) -> None:
+    options = ["--rows", 300, "--val-rows", 2, "--warm", "--only", "mean", "--only", "spice"]
+    run(BENCHMARKS / "methods.py", *options, "--json", tmp_path / "m.json")
+    found = json.loads((tmp_path / "m.json").read_text())["results"]
+    assert found.keys() == {"mean", "spice"}
+    assert all(taken["seconds"] > 0 and taken["peak_bytes"] > 0 for taken in found.values())
+    assert found["spice"]["notes"]["spice"]["rows"] == 60

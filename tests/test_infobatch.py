@@ -429,7 +429,7 @@ def test_two_processes_leave_out_the_same_and_go_on_after_a_kill(tuning: Project
 def test_where_nothing_can_be_left_out_it_says_so(tuning: Project) -> None:
     few = ["--set", "finetune.epochs=1", "--set", "finetune.max_steps=2"]
     out = tune(tuning, *PRUNING, "--name", "pruned", *few)
-    assert "training.pruning has nothing to leave out of 1 epochs: the first is whole" in out
+    assert "training.pruning has nothing to leave out of 1 epoch(s): the first is whole" in out
     assert "0 of 16 sample-passes saved (0.0%)" in out
     tune(tuning, "--name", "plain", *few)
     expected, found = adapter(tuning, "plain"), adapter(tuning, "pruned")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,28 +17,9 @@ from icons.selection.cut import cut_of
 from icons.selection.methods import built_in
 from icons.selection.registry import find_method, method
 from tests.conftest import Project
+from tests.reference.selection import generalist, rows_of, top
 
 DOCS = Path(__file__).parents[1] / "docs" / "methods.md"
-
-
-def generalist(project: Project, **settings: Any) -> dict[str, Any]:
-    sets = [part for key, value in settings.items() for part in ("--set", f"selection.{key}={value}")]
-    outcome = project.icons("generalist", *sets)
-    assert outcome.code == 0, outcome.err
-    names = sorted((project.run / "selection").glob("*/selected_indices.json"), key=lambda path: path.stat().st_mtime)
-    found: dict[str, Any] = json.loads(names[-1].read_text()) | {"folder": names[-1].parent, "said": outcome.out}
-    return found
-
-
-def rows_of(project: Project, name: str) -> np.ndarray:
-    """A tensor of every training row, from the shards of the chunks."""
-    parts = [load_file(path) for path in (project.run / "train_grads" / "final").glob("*/shard-*.safetensors")]
-    rows, values = (np.concatenate([part[key] for part in parts]) for key in ("rows", name))
-    return values[np.argsort(rows)]
-
-
-def top(values: np.ndarray, count: int) -> list[int]:
-    return sorted(np.argsort(-values, kind="stable")[:count].tolist())
 
 
 @pytest.mark.parametrize("name", ["mean", "max", "norm", "loss", "grad-norm", "direct-merge", "less"])
@@ -85,6 +67,66 @@ def test_random_follows_its_seed(copy_of_finished: Project) -> None:
     assert [first["folder"].name, other["folder"].name] == ["random-20", "random-20-seed1"]
 
 
+def test_a_null_name_follows_the_method(copy_of_finished: Project) -> None:
+    found = generalist(copy_of_finished, name="null", method="spice", percent=12.5, seed=3)
+    assert found["folder"].name == "spice-12.5-seed3"
+
+
+def test_another_methods_selection_is_never_overwritten(copy_of_finished: Project) -> None:
+    path = copy_of_finished.run / "selection" / "vote-20" / "selected_indices.json"
+    before = path.read_bytes()
+    sets = ["--set", "selection.method=mean", "--set", "selection.name=vote-20"]
+    outcome = copy_of_finished.icons("generalist", *sets)
+    assert outcome.code == 2
+    assert f"{path} is a selection by vote, not by mean; choose another selection.name" in outcome.err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("method_name", ["mean", "spice"])
+def test_finetune_and_status_follow_the_methods_selection(copy_of_finished: Project, method_name: str) -> None:
+    generalist(copy_of_finished, method=method_name, percent=5)
+    sets = ["--set", f"selection.method={method_name}", "--set", "selection.percent=5"]
+    assert f"{method_name}-5: 5 of 100 selected" in copy_of_finished.icons("status", *sets).out
+    outcome = copy_of_finished.icons("finetune", *sets, "--set", "finetune.max_steps=1")
+    assert outcome.code == 0, outcome.err
+    assert (copy_of_finished.run / "finetune" / f"{method_name}-5" / "final").is_dir()
+
+
+def test_invalid_rows_are_never_selected(copy_of_finished: Project) -> None:
+    path = copy_of_finished.root / "data" / "train.json"
+    records = json.loads(path.read_text())
+    broken = [0, 17, 50, 99]
+    for row in broken:
+        records[row] = {"id": "broken"}
+    path.write_text(json.dumps(records))
+    sets = ["--set", "on_bad_record=skip", "--set", "output_dir=skipped", "--set", "model.adapter=run/warmup/final"]
+    outcome = copy_of_finished.icons("run", *sets)
+    assert outcome.code == 0, outcome.err
+    for name in built_in():
+        chosen = ["--set", f"selection.method={name}", "--set", "selection.percent=100"]
+        outcome = copy_of_finished.icons("generalist", *sets, *chosen, "--set", "selection.task=text")
+        assert outcome.code == 0, outcome.err
+        assert "96 of 100 selected (only 96 rows are valid)" in outcome.out
+        folder = "less-text-100" if name == "less" else f"{name}-100"
+        found = json.loads(
+            (copy_of_finished.root / "skipped" / "selection" / folder / "selected_indices.json").read_text()
+        )
+        assert not {*found["indices"]} & {*broken}
+
+
+def test_exact_influence_has_every_method_but_spice(copy_of_finished: Project) -> None:
+    sets = ["--set", "gradients.projection=none", "--set", "output_dir=exact"]
+    sets += ["--set", "model.adapter=run/warmup/final"]
+    outcome = copy_of_finished.icons("run", *sets, "--set", "selection.method=spice")
+    assert outcome.code == 2
+    assert "selection.method spice needs projected gradients" in outcome.err
+    assert not (copy_of_finished.root / "exact").exists()
+    assert copy_of_finished.icons("run", *sets).code == 0
+    for name in set(built_in()) - {"spice"}:
+        chosen = ["--set", f"selection.method={name}", "--set", "selection.task=text"]
+        assert copy_of_finished.icons("generalist", *sets, *chosen).code == 0, name
+
+
 def test_spice_says_how_its_choice_compares(copy_of_finished: Project) -> None:
     found = generalist(copy_of_finished, method="spice", spice={"pool": 10, "keep": 5})
     assert "log-determinant" in found["said"]
@@ -108,42 +150,11 @@ def test_a_clean_cut_leaves_nothing_to_the_tie_break() -> None:
     assert cut_of(values, valid, np.array([0, 2])).share_by_tie_break == 0.5
 
 
-def test_stability_compares_selections_of_halves(copy_of_finished: Project) -> None:
-    found = generalist(copy_of_finished, method="mean", stability="true")
-    report = json.loads((found["folder"] / "stability.json").read_text())
-    grads = rows_of(copy_of_finished, "grads").astype(np.float64)
-    chosen = []
-    for half in (0, 1):
-        columns: dict[str, list[np.ndarray]] = {}
-        for task in copy_of_finished.raw["tasks"]:
-            (path,) = (copy_of_finished.run / "val_grads" / "final" / task["name"]).glob("shard-*.safetensors")
-            cosines = grads @ load_file(path)["grads"][half::2].T.astype(np.float64)
-            columns.setdefault(task["group"] or task["name"], []).append(cosines.mean(1))
-        chosen.append(set(top(np.mean([np.max(own, axis=0) for own in columns.values()], axis=0), 20)))
-    assert report["halves"]["both"] == pytest.approx(len(chosen[0] & chosen[1]), abs=1)  # matrices are float16
-    assert report["halves"]["expected_by_chance"] == 4.0
-    assert report["other_run"] is None
-
-
-def test_stability_against_another_run(copy_of_finished: Project, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    sets = ["--set", f"output_dir={other}", "--set", "gradients.seed=1", "--set", "influence.save_matrix=false"]
-    sets += ["--set", f"model.adapter={copy_of_finished.run / 'warmup' / 'final'}"]
-    assert copy_of_finished.icons("run", *sets).code == 0
-    found = generalist(copy_of_finished, stability="true", stability_with=other)
-    report = json.loads((found["folder"] / "stability.json").read_text())
-    theirs = json.loads((other / "selection" / "vote-20" / "selected_indices.json").read_text())
-    assert report["other_run"]["both"] == len({*found["indices"]} & {*theirs["indices"]})
-    outcome = copy_of_finished.icons("generalist", *sets, "--set", "selection.stability=true")
-    assert outcome.code == 0
-    assert "save_matrix is off" in outcome.out
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
         (["method=vot"], "'vot' is none of direct-merge, grad-norm, less, loss, max, mean, norm, random, rank, spice"),
-        (["method=less"], "name it in selection.task: "),
+        (["name=run", "method=less"], "name it in selection.task: "),
         (["method=less", "task=nowhere"], "'nowhere' is not scored"),
         (["plugin=nowhere.py", "method=mine"], "nowhere.py is not a file"),
         (["stability_with=nowhere"], "nowhere is not a folder"),
@@ -194,6 +205,19 @@ def test_a_plugin_that_fails_is_named(copy_of_finished: Project) -> None:
         )
         assert outcome.code == 2, said
         assert said in outcome.err
+
+
+def test_a_plugin_that_fails_is_told_before_the_long_work(project: Project) -> None:
+    (project.root / "broken.py").write_text("raise RuntimeError('not today')")
+    outcome = project.icons("run", "--set", "selection.plugin=broken.py")
+    assert outcome.code == 2
+    assert "broken.py: RuntimeError: not today" in outcome.err
+    assert not (project.run / "warmup").exists()
+
+
+def test_the_config_is_read_without_torch() -> None:
+    code = "import sys, icons.config, icons.stages.generalist; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_name_is_registered_once() -> None:

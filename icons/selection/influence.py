@@ -60,12 +60,6 @@ def influence_matrix(unit_ND: npt.NDArray[np.float16], unit_MD: npt.NDArray[np.f
     return matrix
 
 
-def halves(matrix_NM: npt.NDArray[np.float16], valid_M: npt.NDArray[np.bool_]) -> Float32:
-    """Mean cosines [2, n] with the even and with the odd ones of the valid validation rows; at least two are valid."""
-    kept = np.flatnonzero(valid_M)
-    return np.stack([matrix_NM[:, kept[start::2]].mean(axis=1, dtype=np.float32) for start in (0, 1)])
-
-
 def merge_tasks(scores_NT: Float32, counts: Sequence[int]) -> Float32:
     """[n]: mean cosine with the validation rows of all tasks together, task t having `counts[t]` of them."""
     merged: Float32 = (scores_NT.astype(np.float64) * counts).sum(axis=1).astype(np.float32) / np.float32(sum(counts))

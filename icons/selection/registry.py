@@ -14,14 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from icons.selection.consensus import cast_votes, thresholds
 from icons.selection.methods import built_in
 
+Int16 = npt.NDArray[np.int16]
 Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -65,6 +68,11 @@ class Evidence:
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     gradients: Callable[[], Iterator[GradientShard]] | None = None
+
+    @cached_property
+    def votes(self) -> Int16:
+        """[N]: for how many tasks a row is among the top `percent`."""
+        return cast_votes(self.scores, self.valid, thresholds(self.scores, self.valid, self.percent))
 
 
 @dataclass(frozen=True)

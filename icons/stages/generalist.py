@@ -14,7 +14,7 @@ from icons.config import Config
 from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say
-from icons.selection.consensus import Int64, cast_votes, highest, percentile_ranks, thresholds
+from icons.selection.consensus import Int64, highest, percentile_ranks, thresholds
 from icons.selection.cut import Cut, cut_of
 from icons.selection.registry import Method
 from icons.stages.evidence import evidence, ranked, selection_method
@@ -48,15 +48,29 @@ def generalist(config: Config) -> None:
     plugin = file_digest(config.selection.plugin) if config.selection.plugin else None
     fingerprint = digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
     target = folder / "selected_indices.json"
+    _require_same_method(target, config)
     if _is_done(folder, fingerprint):
         count = len(json.loads(target.read_bytes())["indices"])
         say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
     else:
         _write_selection(config, found, scores, folder, fingerprint)
     if config.selection.stability:
-        from icons.stages.stability import write_stability  # it needs torch, and the selection does not
+        from icons.stages.stability import write_stability  # loads torch
 
         write_stability(config, found, scores, read_json(target))
+
+
+def _require_same_method(target: Path, config: Config) -> None:
+    """One method never takes the place of another's selection; a damaged one may be written again."""
+    try:
+        found = read_sealed(target, "").get("method")
+    except UserError:
+        return
+    if found != config.selection.method:
+        raise UserError(
+            f"{target} is a selection by {found}, not by {config.selection.method}; "
+            "choose another selection.name, or null to name it by its method"
+        )
 
 
 def _is_done(folder: Path, fingerprint: str) -> bool:
@@ -77,8 +91,7 @@ def _write_selection(config: Config, found: Method, scores: Scores, folder: Path
     if count == 0 or not scores.valid.any():
         why = "no row is valid" if count else f"{settings.percent}% of {num_rows} records is less than one"
         raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
-    tau = thresholds(scores.scores, scores.valid, settings.percent)
-    votes = cast_votes(scores.scores, scores.valid, tau)
+    tau, votes = thresholds(scores.scores, scores.valid, settings.percent), known.votes
     ranks = percentile_ranks(scores.scores, scores.valid)
     ranking = ranked(config, found, known)
     selected = highest(ranking.values, ranks, scores.valid, count, settings.tie_break, settings.seed)

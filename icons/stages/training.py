@@ -259,7 +259,7 @@ def _advise(config: Config, job: Job, ready: _Ready, processes: Processes) -> No
 
     if config.training.pruning and not ready.pruning:
         say(
-            f"{job.title}: training.pruning has nothing to leave out of {ready.epochs} epochs: the first is "
+            f"{job.title}: training.pruning has nothing to leave out of {ready.epochs} epoch(s): the first is "
             f"whole, and so are those from training.delta ({config.training.delta:g}) of them on, at least the last"
         )
     gpus = 0 if _on_cpu(config.model.device) else torch.cuda.device_count()

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from tests.conftest import Project
+
 
 def read_rows(folder: Path) -> dict[str, np.ndarray]:
     shards = [load_file(path) for path in sorted(folder.glob("**/shard-*.safetensors"))]
@@ -45,3 +47,23 @@ def vote_from_scores(scores: np.ndarray, valid: np.ndarray, percent: float) -> t
 def read_selection(run: Path, name: str = "vote-20") -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "selection" / name / "selected_indices.json").read_text())
     return found
+
+
+def generalist(project: Project, **settings: Any) -> dict[str, Any]:
+    sets = [part for key, value in settings.items() for part in ("--set", f"selection.{key}={value}")]
+    outcome = project.icons("generalist", *sets)
+    assert outcome.code == 0, outcome.err
+    names = sorted((project.run / "selection").glob("*/selected_indices.json"), key=lambda path: path.stat().st_mtime)
+    found: dict[str, Any] = json.loads(names[-1].read_text()) | {"folder": names[-1].parent, "said": outcome.out}
+    return found
+
+
+def rows_of(project: Project, name: str) -> np.ndarray:
+    """A tensor of every training row, from the shards of the chunks."""
+    parts = [load_file(path) for path in (project.run / "train_grads" / "final").glob("*/shard-*.safetensors")]
+    rows, values = (np.concatenate([part[key] for part in parts]) for key in ("rows", name))
+    return values[np.argsort(rows)]
+
+
+def top(values: np.ndarray, count: int) -> list[int]:
+    return sorted(np.argsort(-values, kind="stable")[:count].tolist())

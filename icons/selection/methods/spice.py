@@ -6,6 +6,7 @@ Pools are drawn, by seed, among the rows of one training shard, so that the grad
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -56,12 +57,13 @@ def spice(evidence: Evidence) -> Ranking:
     most = max(given["keep"], ceil(pool * evidence.count / max(1, valid)))
     choice = _Choice(np.zeros(len(evidence.valid)))
     seen = 0
-    for shard in evidence.gradients():
-        lottery = np.random.PCG64([evidence.seed, int(shard.rows[0])])
-        for positions in _pools(shard, pool, lottery):
-            seen += len(positions)
-            allowed = min(most, round(evidence.count * seen / valid) - choice.own.rows)
-            _choose(choice, shard, positions, max(0, allowed), settings, lottery)
+    with _one_thread():
+        for shard in evidence.gradients():
+            lottery = np.random.PCG64([evidence.seed, int(shard.rows[0])])
+            for positions in _pools(shard, pool, lottery):
+                seen += len(positions)
+                allowed = min(most, round(evidence.count * seen / valid) - choice.own.rows)
+                _choose(choice, shard, positions, max(0, allowed), settings, lottery)
     notes = {"spice": choice.own.as_json(), "random": choice.random.as_json()}
     own, other = notes["spice"], notes["random"]
     return Ranking(
@@ -70,6 +72,17 @@ def spice(evidence: Evidence) -> Ranking:
         f"log-determinant {own['log_determinant']:.4g} (a random choice: {other['log_determinant']:.4g}), "
         f"mean conflict {own['mean_conflict']:.2g} (random: {other['mean_conflict']:.2g})",
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A pool is too small to share: more threads are slower, and may round sums otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pools(shard: GradientShard, size: int, lottery: np.random.PCG64) -> Iterator[Int64]:

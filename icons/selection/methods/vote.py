@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from icons.selection.consensus import cast_votes, thresholds
 from icons.selection.registry import Evidence, Float64, method
 
 
 @method("vote")
 def vote(evidence: Evidence) -> Float64:
-    tau_K = thresholds(evidence.scores, evidence.valid, evidence.percent)
-    return cast_votes(evidence.scores, evidence.valid, tau_K).astype(float)
+    return evidence.votes.astype(float)

@@ -1,0 +1,77 @@
+"""The study's data are what they say, and its table is the arithmetic of its results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from study_data import SHARES, TASKS, draw_study_data
+from study_jobs import Arm, arms_of, result
+from study_table import plot, summary, table
+
+
+def test_the_parts_have_their_shares_and_draws_repeat(tmp_path: Path) -> None:
+    drawn = draw_study_data(tmp_path / "a", train=400, validation=2, test=3, seed=5)
+    again = draw_study_data(tmp_path / "b", train=400, validation=2, test=3, seed=5)
+    assert drawn.train.read_bytes() == again.train.read_bytes()
+    records = json.loads(drawn.train.read_text())
+    parts = Counter(record["source"].partition("-")[0] for record in records)
+    assert parts == {part: round(share * 400) for part, share in SHARES.items()}
+    texts = Counter(json.dumps([r.get("image"), r["conversations"]]) for r in records if "redundant" in r["source"])
+    assert set(texts.values()) == {8}
+    assert all((drawn.images / record["image"]).is_file() for record in records if "image" in record)
+    assert [len(json.loads(drawn.tests[task].read_text())) for task in TASKS] == [3] * 6
+    skills = {record["source"].partition("-")[2] for record in records if "irrelevant" in record["source"]}
+    assert not skills & set(TASKS)
+
+
+def test_a_wrong_answer_is_of_the_same_kind(tmp_path: Path) -> None:
+    drawn = draw_study_data(tmp_path, train=400, validation=1, test=1, seed=0)
+    for record in json.loads(drawn.train.read_text()):
+        if record["source"] == "wrong-digit":
+            assert all(turn["value"] in "0123456789" for turn in record["conversations"] if turn["from"] == "gpt")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Two seeds: everything answers 80% of every task, arm number n (80 - n)%, a second seed one point less."""
+    for seed in range(2):
+        folder = tmp_path / "results" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "start.json").write_text(json.dumps({"accuracy": dict.fromkeys(TASKS, 0.4)}))
+        for number, arm in enumerate(arms_of(seed)):
+            found: dict[str, Any] = {
+                "accuracy": dict.fromkeys(TASKS, 0.8 - number / 100 - (seed / 100 if number else 0)),
+                "selected": dict.fromkeys(SHARES, 50),
+                "sample_passes": {"done": 90, "full": 100, "saved": 10},
+                "seconds": 1.0,
+            }
+            (folder / f"{arm.file}.json").write_text(json.dumps(found))
+    return tmp_path
+
+
+def test_the_relative_score_is_the_mean_over_tasks_of_score_by_full_score(results: Path) -> None:
+    found = summary(results, 2)
+    assert found["seeds"] == [0, 1]
+    assert found["arms"]["everything"]["mean"] == 100
+    assert found["arms"]["start, untrained"]["mean"] == 50
+    vote = found["arms"]["vote"]
+    assert vote["relative"] == [98.75, 97.5]
+    assert vote["deviation"] == pytest.approx(0.88)
+    assert found["arms"]["random"]["relative"] == [pytest.approx(100 * (0.8 - 0.03) / 0.8), pytest.approx(95.0)]
+    assert len(found["arms"]["vote 40%"]["relative"]) == 1
+    assert table(found).count("\n") == len(found["arms"]) + 1
+    assert plot(found).startswith(b"\x89PNG")
+
+
+def test_a_seed_that_is_not_finished_is_left_out(results: Path) -> None:
+    (results / "results" / "seed-1" / "mean.json").unlink()
+    assert result(results, 1, Arm("mean")) is None
+    assert summary(results, 2)["seeds"] == [0]
