@@ -17,6 +17,9 @@ def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path) -> None
     for task in tasks:
         assert f"\n{task} " in outcome.out
     assert "wrong answers: " in outcome.out
+    page = folder / "run" / "report" / "index.html"
+    assert outcome.out.endswith(f"\nTo look at: {page}\n")
+    assert "240 of the 1,200 records of train.json" in page.read_text()
     selection = read_selection(folder / "run")
     assert selection["tasks"] == tasks
     assert len(selection["indices"]) == 240
@@ -24,7 +27,8 @@ def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path) -> None
     assert len(chosen) == 240
     again = icons("demo", "--out", folder)
     assert again.code == 0, again.err
-    assert again.out.count("already done") == 12  # warm-up, training rows, merge, seven tasks, specialist, generalist
+    # warm-up, training rows, merge, seven tasks, specialist, generalist, report
+    assert again.out.count("already done") == 13
     assert read_selection(folder / "run") == selection
 
 

@@ -48,6 +48,7 @@ def demo(folder: Path) -> None:
     say("")
     _print_table(RunFolder(config.output_dir), config.selection.name, drawn)
     say(f"\nDone in {time.monotonic() - begin:.0f} s. The config is {config_path}, everything else lies beside it.")
+    say(f"To look at: {RunFolder(config.output_dir).report / 'index.html'}")
 
 
 def _config(drawn: VqaSet, folder: Path) -> dict[str, object]:

@@ -87,7 +87,10 @@ def _draw(found: list[Carrier], percent: float, cut: Cut | None, width: float) -
     wide = width > 5
     labels = [clip(c.task, 28 if wide else 17) for c in found]
     figure = new_figure(width, 0.55 + 0.31 * len(found))
-    axes = axes_in(figure, label_width(labels, width / 3), 1.0 if wide else 0.5, 0.1, 0.43)
+    shares = [f"{c.voted / c.of:.0%}" for c in found]
+    if wide:
+        shares = [f"{c.voted:,} ({share})" for c, share in zip(found, shares, strict=True)]
+    axes = axes_in(figure, label_width(labels, width / 3), label_width(shares, width / 3), 0.1, 0.43)
     bare(axes, grid="x")
     places = np.arange(len(found))[::-1]
     voted = np.array([100 * c.voted / c.of for c in found])
@@ -104,8 +107,7 @@ def _draw(found: list[Carrier], percent: float, cut: Cut | None, width: float) -
     axes.set_xlabel(
         "share of the selection" + (" in the task’s own top; dashed: by chance" if wide else "; dashed: by chance")
     )
-    for place, c, share in zip(places, found, voted, strict=True):
-        text = f"{c.voted:,} ({share:.0f}%)" if wide else f"{share:.0f}%"
+    for place, text in zip(places, shares, strict=True):
         axes.annotate(
             text, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
             va="center", color=MUTED,

@@ -206,7 +206,7 @@ def _number(value: Any) -> str:
 
 
 def selections_table(m: Material) -> Table:
-    """Each selection and how far it agrees with the one that the page is about."""
+    """Each selection and how far it agrees with the one that the page is about, whose votes are counted."""
     rows = []
     for each in (m.focus, *m.others):
         found = agreement(m.focus.chosen, each.chosen)
@@ -220,7 +220,7 @@ def selections_table(m: Material) -> Table:
                 "–" if own else f"{found.both:,}",
                 "–" if own else f"{found.jaccard:.3f}",
                 "–" if own or not found.expected else f"{found.both / found.expected:.2f} ×",
-                f"{float(each.votes[each.chosen].mean()):.2f}" if each.size else "–",
+                f"{float(m.focus.votes[each.chosen].mean()):.2f}" if each.size else "–",
             ]
         )
     head = ["Selection", "Method", "Size", "Share", "In common", "Jaccard", "Against chance", "Mean votes"]

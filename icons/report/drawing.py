@@ -140,14 +140,23 @@ def bare(axes: Axes, *, grid: str = "") -> None:
 
 def tick_labels(axes: Axes, places: npt.NDArray[np.floating], labels: Sequence[str], room: float) -> None:
     """Under the axis; slanted where they would not fit side by side in `room` inches."""
-    slanted = not fit(labels, room)
-    axes.set_xticks(
-        places, labels, rotation=45 if slanted else 0, ha="right" if slanted else "center", rotation_mode="anchor"
-    )
+    if fit(labels, room):
+        axes.set_xticks(places, labels)
+    else:
+        size = min(8.5, 72 * room / len(labels) / 1.6)
+        axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=max(6.5, size))
 
 
 def fit(labels: Sequence[str], room: float) -> bool:
     return len(labels) * (0.1 + 0.066 * max(map(len, labels), default=0)) < room
+
+
+def compact(count: int) -> str:
+    """In as many letters as a narrow bar has room for: 980, 2.7k, 120k, 1.3M."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * unit:
+            return f"{count / unit:.{0 if count >= 9.95 * unit else 1}f}{letter}"
+    return str(count)
 
 
 def clip(text: str, length: int) -> str:

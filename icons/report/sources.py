@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icons.report.drawing import ALL, CHOSEN, INK, MUTED, Shown, Table, axes_in, bare, clip, label_width, new_figure
+from icons.report.drawing import (
+    ALL,
+    CHOSEN,
+    INK,
+    MUTED,
+    PAGE,
+    Shown,
+    Table,
+    axes_in,
+    bare,
+    clip,
+    label_width,
+    new_figure,
+)
 from icons.report.traits import Traits
 from icons.selection.compare import Bool
 
@@ -109,14 +122,17 @@ def _draw(sources: list[Source], width: float) -> Figure:
     wide = width > 5
     labels = [clip(source.name, 28 if wide else 17) for source in sources]
     figure = new_figure(width, 0.55 + 0.29 * len(sources))
-    axes = axes_in(figure, label_width(labels, width / 3), 1.25 if wide else 0.55, 0.12, 0.43)
+    rates = [f"{source.chosen / source.in_data:.0%}" for source in sources]
+    if wide:
+        rates = [f"{s.chosen:,} of {s.in_data:,} ({rate})" for s, rate in zip(sources, rates, strict=True)]
+    axes = axes_in(figure, label_width(labels, width / 3), label_width(rates, width / 3), 0.12, 0.43)
     bare(axes, grid="x")
     places = np.arange(len(sources))[::-1]
     data = np.array([100 * source.share_of_data for source in sources])
     chosen = np.array([100 * source.share_of_chosen for source in sources])
     axes.hlines(places, np.minimum(data, chosen), np.maximum(data, chosen), color=CHOSEN, linewidth=1.6)
-    axes.plot(data, places, "o", markersize=7, markerfacecolor="#ffffff", markeredgecolor=ALL, markeredgewidth=1.8)
-    axes.plot(chosen, places, "o", markersize=7, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
+    axes.plot(data, places, "o", markersize=9, markerfacecolor=PAGE, markeredgecolor=ALL, markeredgewidth=1.8)
+    axes.plot(chosen, places, "o", markersize=5.5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
     axes.set_yticks(places, labels, color=INK)
     axes.set_ylim(-0.6, len(sources) - 0.4)
     top = max(data.max(), chosen.max())
@@ -125,9 +141,7 @@ def _draw(sources: list[Source], width: float) -> Figure:
     axes.set_xlabel(
         "share of the data (ring) and of the selection (dot)" if wide else "share: data (ring), selection (dot)"
     )
-    for place, source in zip(places, sources, strict=True):
-        rate = f"{source.chosen / source.in_data:.0%}"
-        text = f"{source.chosen:,} of {source.in_data:,} ({rate})" if wide else rate
+    for place, text in zip(places, rates, strict=True):
         axes.annotate(
             text, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
             va="center", color=MUTED,

@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.drawing import ALL, CHOSEN, CUT, INK, LINE, MUTED, Shown, Table, axes_in, bare, new_figure
+from icons.report.drawing import (
+    ALL,
+    CHOSEN,
+    CUT,
+    INK,
+    LINE,
+    MUTED,
+    Shown,
+    Table,
+    axes_in,
+    bare,
+    compact,
+    fit,
+    new_figure,
+)
 from icons.selection.compare import Bool
 from icons.selection.cut import Cut
 
@@ -72,12 +86,12 @@ def _draw_votes(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], cu
     if at_cut >= 0:
         axes.bar(at_cut, counts[at_cut], 0.82, color="none", edgecolor=CUT, linewidth=1.4)
     top = max(1, int(counts.max()))
-    for votes, count in enumerate(counts):
-        some = f"\n{chosen[votes]:,} in" if 0 < chosen[votes] < count else ""
+    write = (lambda count: f"{count:,}") if fit([f"{top:,} in"] * len(counts), width) else compact
+    for votes, count in enumerate(counts.tolist()):
+        some = f"\n{write(int(chosen[votes]))} in" if 0 < chosen[votes] < count else ""
         axes.annotate(
-            f"{count:,}{some}", (votes, count), xytext=(0, 3), textcoords="offset points", ha="center", color=MUTED,
-            fontsize=8.5 if wide or len(counts) < 9 else 6.5,
-        )  # fmt: skip
+            f"{write(count)}{some}", (votes, count), xytext=(0, 3), textcoords="offset points", ha="center", color=MUTED
+        )
     axes.set_xticks(places, [str(place) for place in places], color=INK)
     axes.set_yticks([])
     axes.set_ylim(0, 1.02 * top)
