@@ -386,11 +386,12 @@ def test_an_adapter_that_reaches_the_vision_tower_is_refused(ready: Project, tin
 
 def test_a_damaged_index_is_written_again(copy_of_finished: Project) -> None:
     index = copy_of_finished.run / "train_grads" / "final" / "index.json"
-    good = index.read_bytes()
+    good = json.loads(index.read_bytes())
     index.write_text('{"format": 1}')
     refused(copy_of_finished.icons("specialist"), "is damaged", "icons merge")
     assert copy_of_finished.icons("merge").code == 0
-    assert index.read_bytes() == good
+    again = json.loads(index.read_bytes())
+    assert {key for key in good if again[key] != good[key]} <= {"seconds", "sha256"}  # the seal is over the seconds too
 
 
 def test_one_object_over_several_lines_is_no_list_of_records(ready: Project) -> None:
