@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from icons.data.source import record_images, record_source
 from icons.report.conversation import Shortened, shortened
+from icons.report.drawing import clip
 from icons.report.material import Material
 from icons.report.samples import Kind, kinds, percentiles, ranking
 from icons.report.thumbnails import Thumbnail
@@ -25,6 +26,7 @@ class TaskScore:
     """A task's score of one sample; `percentile` among the valid rows, `own`: in the task's own top p%."""
 
     task: str
+    short: str
     score: str
     percentile: int
     own: bool
@@ -92,7 +94,7 @@ def _view(
     images = record_images(given)
     name = given.get("id")
     scores = [
-        TaskScore(task, f"{m.scores.scores[row, k]:.4f}", int(percent_K[k]), bool(m.own_tops[k][row]))
+        TaskScore(task, clip(task, 18), f"{m.scores.scores[row, k]:.4f}", int(percent_K[k]), bool(m.own_tops[k][row]))
         for k, task in enumerate(m.tasks)
     ]
     return SampleView(
