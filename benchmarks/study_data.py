@@ -30,15 +30,13 @@ class StudyData:
     tests: dict[str, Path]
 
 
-def draw_study_data(
-    folder: Path, *, train: int, validation: int, test: int, seed: int, shares: dict[str, float] = SHARES
-) -> StudyData:
+def draw_study_data(folder: Path, *, train: int, validation: int, test: int, seed: int) -> StudyData:
     """Writes train.json, validation/<task>.json, test/<task>.json and images/ under `folder`.
 
     `validation` and `test` count the records of each task. A training record's `source` is its part of `SHARES` and its
     skill, as in wrong-count. The same arguments give the same bytes.
     """
-    useful, redundant, irrelevant, wrong = (round(shares[part] * train) for part in SHARES)
+    useful, redundant, irrelevant, wrong = (round(SHARES[part] * train) for part in SHARES)
     draw = _Draw(folder / "images", seed)
     records = [
         *(draw.record("useful", index, TASKS[index % len(TASKS)]) for index in range(useful)),
@@ -66,6 +64,25 @@ def draw_study_data(
     )
 
 
+def draw_captions(folder: Path, *, count: int, seed: int) -> tuple[Path, Path]:
+    """What the start is trained on, as LLaVA's is on captions: pictures of the tasks' kinds, each with its facts.
+
+    No question is asked, so how to answer one is left to the training that the study is about. Returns the records'
+    file and their image folder.
+    """
+    draw, records = _Draw(folder / "images", seed), []
+    for number in range(count):
+        skill = TASKS[number % len(TASKS)]
+        record = draw.record("caption", number, skill)
+        turns = record.pop("conversations")
+        asked = [turn["value"].removeprefix("<image>\n").partition("\n")[0] for turn in turns[0::2]]
+        facts = [f"{question.rstrip('?')}: {turn['value']}." for question, turn in zip(asked, turns[1::2], strict=True)]
+        told = [{"from": "human", "value": "<image>\nDescribe the picture."}, {"from": "gpt", "value": " ".join(facts)}]
+        records.append({"id": f"caption-{number:06d}", **record, "conversations": told})
+    _write(folder / "captions.json", records)
+    return folder / "captions.json", folder / "images"
+
+
 class _Draw:
     """Records by part, number and skill; of a picture that is drawn twice there is one file."""
 
@@ -74,7 +91,8 @@ class _Draw:
 
     def record(self, part: str, number: int, skill: str) -> dict[str, Any]:
         rng = Random(f"{self.seed}/{part}/{number}/{skill}")
-        scene = (SKILLS | OTHERS)[skill](rng, 1 if part in {"validation", "test"} else rng.choice(TURNS))
+        turns_asked = {"validation": 1, "test": 1, "caption": 3}.get(part) or rng.choice(TURNS)
+        scene = (SKILLS | OTHERS)[skill](rng, turns_asked)
         record: dict[str, Any] = {"source": f"{part}-{skill}"}
         opening = ""
         if scene.image is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from study_data import SHARES, TASKS, draw_study_data
+from study_data import SHARES, TASKS, draw_captions, draw_study_data
 from study_model import accuracy, make_start
 
 from icons.config import Config
@@ -42,8 +42,8 @@ class Size:
     seeds: int
 
 
-FULL = Size(train=10_000, validation=40, test=400, start_records=24_000, start_steps=3000, epochs=4, seeds=3)
-QUICK = Size(train=1_500, validation=16, test=100, start_records=6_000, start_steps=500, epochs=2, seeds=1)
+FULL = Size(train=10_000, validation=40, test=400, start_records=24_000, start_steps=3000, epochs=3, seeds=3)
+QUICK = Size(train=1_500, validation=16, test=100, start_records=6_000, start_steps=500, epochs=3, seeds=1)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ class Arm:
     percent: int = 100
     exact: bool = False
     infobatch: bool = False
-    draw: int = 0  # the seed of a random selection
     every_seed: bool = True
 
     @property
@@ -68,8 +67,8 @@ RATIOS = (5, 10, 40, 60)
 ARMS = (
     Arm("everything"),
     Arm("vote", "vote", 20),
-    *(Arm(f"random {draw}", "random", 20, draw=draw) for draw in range(3)),
-    Arm("vote, exact influence", "vote", 20, exact=True),
+    Arm("random", "random", 20),
+    Arm("vote, exact influence", "vote", 20, exact=True, every_seed=False),
     *(Arm(method, method, 20) for method in (*ABLATIONS, "spice", "loss", "grad-norm")),
     Arm("everything, InfoBatch", infobatch=True),
     *(Arm(f"vote {percent}%", "vote", percent, every_seed=False) for percent in RATIOS),
@@ -77,7 +76,7 @@ ARMS = (
 
 
 def arms_of(seed: int) -> list[Arm]:
-    """The ratios are compared on the first seed alone."""
+    """Ratios and exact influence are tried on the first seed alone."""
     return [arm for arm in ARMS if arm.every_seed or seed == 0]
 
 
@@ -86,20 +85,16 @@ def start(root: Path, size: Size) -> None:
     if (root / "start").is_dir():
         return
     with _logged(root, "start"):
-        clean = dict.fromkeys(SHARES, 0.0) | {"useful": 0.8, "irrelevant": 0.2}
-        data = draw_study_data(
-            root / "start-data", train=size.start_records, validation=1, test=1, seed=START_SEED, shares=clean
-        )
-        make_start(
-            root / "start", data.train, data.images, rows=size.start_records, steps=size.start_steps, seed=START_SEED
-        )
+        data, images = draw_captions(root / "start-data", count=size.start_records, seed=START_SEED)
+        make_start(root / "start", data, images, rows=size.start_records, steps=size.start_steps, seed=START_SEED)
 
 
 def prepare(root: Path, size: Size, seed: int) -> None:
     """A seed's data, gradients, scores and selections, sketched and exact."""
     with _logged(root, f"seed-{seed}"):
-        for exact in (False, True):
-            run(_config(root, size, seed, Arm("vote", "vote", 20, exact=exact)))
+        for arm in arms_of(seed):
+            if arm.method == "vote" and arm.percent == 20:
+                run(_config(root, size, seed, arm))
         for arm in arms_of(seed):
             if arm.method is not None:
                 generalist(_config(root, size, seed, arm))
@@ -165,11 +160,11 @@ def _config(root: Path, size: Size, seed: int, arm: Arm) -> Config:
         "model": {"base": "../start", "dtype": "float32", "device": "cpu", "lora": lora},
         "train": {"data": "data/train.json", "images": images},
         "warmup": {"fraction": 0.05, "epochs": 4, **rates},
-        "finetune": {"epochs": size.epochs, "save_steps": 10_000, **rates},
+        "finetune": {"epochs": size.epochs, "save_steps": 10_000, "batch_size": 32, **rates},
         "tasks": [{"name": task, "data": f"data/validation/{task}.json", "images": images} for task in TASKS],
         "gradients": {"dim": 5120, "seed": seed},
         "influence": {"save_matrix": False},
-        "selection": {"method": arm.method or "vote", "percent": arm.percent, "seed": arm.draw},
+        "selection": {"method": arm.method or "vote", "percent": arm.percent, "seed": seed},
     }
     if arm.exact:  # from the same warm-up
         raw["model"]["adapter"] = "run/warmup/final"

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from study_data import TASKS
-from study_jobs import ARMS, RATIOS, Arm, arms_of, result
+from study_jobs import ARMS, RATIOS, arms_of, result
 
 from icons.store.files import read_json
 
@@ -16,33 +16,23 @@ from icons.store.files import read_json
 def summary(root: Path, seeds: int) -> dict[str, Any]:
     """By arm: accuracy per task and relative score of every seed, mean and deviation, what was selected.
 
-    The random draws are one arm, their scores of a seed the mean over the draws. Seeds that are not finished are left
-    out, and said.
+    Seeds that are not finished are left out.
     """
     whole = [seed for seed in range(seeds) if all(result(root, seed, arm) for arm in arms_of(seed))]
     found: dict[str, Any] = {"seeds": whole, "arms": {}}
-    full = {seed: _accuracy(root, seed, [ARMS[0]]) for seed in whole}
+    full = {seed: run["accuracy"] for seed in whole if (run := result(root, seed, ARMS[0]))}
     start = {seed: read_json(root / "results" / f"seed-{seed}" / "start.json")["accuracy"] for seed in whole}
     found["arms"]["start, untrained"] = _row(start, full, {}, {})
-    for name, arms in _rows().items():
-        scores = {seed: _accuracy(root, seed, arms) for seed in whole if arms[0] in arms_of(seed)}
-        runs = [run for seed in whole for arm in arms if (run := result(root, seed, arm))]
-        selected = {part: mean(run["selected"][part] for run in runs) for part in runs[0]["selected"]} if runs else {}
-        passes = {key: mean(run["sample_passes"][key] for run in runs) for key in ("done", "full")} if runs else {}
-        found["arms"][name] = _row(scores, full, selected, passes)
+    for arm in ARMS:
+        runs = {seed: run for seed in whole if arm in arms_of(seed) and (run := result(root, seed, arm))}
+        scores = {seed: run["accuracy"] for seed, run in runs.items()}
+        selected, passes = (_mean([run[key] for run in runs.values()]) for key in ("selected", "sample_passes"))
+        found["arms"][arm.name] = _row(scores, full, selected, passes)
     return found
 
 
-def _rows() -> dict[str, list[Arm]]:
-    rows: dict[str, list[Arm]] = {}
-    for arm in ARMS:
-        rows.setdefault("random" if arm.method == "random" else arm.name, []).append(arm)
-    return rows
-
-
-def _accuracy(root: Path, seed: int, arms: list[Arm]) -> dict[str, float]:
-    runs = [run["accuracy"] for arm in arms if (run := result(root, seed, arm))]
-    return {task: mean(run[task] for run in runs) for task in TASKS}
+def _mean(found: list[dict[str, float]]) -> dict[str, float]:
+    return {key: mean(each[key] for each in found) for key in found[0]} if found else {}
 
 
 def _row(

@@ -65,7 +65,7 @@ def test_the_relative_score_is_the_mean_over_tasks_of_score_by_full_score(result
     vote = found["arms"]["vote"]
     assert vote["relative"] == [98.75, 97.5]
     assert vote["deviation"] == pytest.approx(0.88)
-    assert found["arms"]["random"]["relative"] == [pytest.approx(100 * (0.8 - 0.03) / 0.8), pytest.approx(95.0)]
+    assert found["arms"]["random"]["relative"] == [97.5, 96.25]
     assert len(found["arms"]["vote 40%"]["relative"]) == 1
     assert table(found).count("\n") == len(found["arms"]) + 1
     assert plot(found).startswith(b"\x89PNG")
