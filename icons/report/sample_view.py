@@ -15,10 +15,9 @@ from icons.report.drawing import clip
 from icons.report.material import Material
 from icons.report.samples import Kind, kinds, percentiles, ranking
 from icons.report.thumbnails import Thumbnail
-from icons.report.traits import UNREADABLE, plain
+from icons.report.traits import NAME, UNREADABLE, plain
 
 _MOST_IMAGES = 2
-_LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ def _view(
     ]
     return SampleView(
         row=row,
-        id="" if name is None else plain(str(name))[:_LONGEST_NAME],
-        source=plain(record_source(given)) if isinstance(record, dict) else UNREADABLE,
+        id="" if name is None else plain(str(name), NAME),
+        source=plain(record_source(given), NAME) if isinstance(record, dict) else UNREADABLE,
         kinds=own,
         chosen=bool(m.focus.chosen[row]),
         place=place,
