@@ -77,7 +77,7 @@ def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
     if cut:
         needed = max(found, key=lambda c: c.needed)
         text += (
-            f" Pale: samples with no more votes than the cut ({cut.value:g}), which one less would have put below it; "
+            f" Faint: samples with no more votes than the cut ({cut.value:g}), which one less would have put below it; "
             f"“{needed.task}” has {needed.needed:,} of these."
         )
     return text
@@ -85,7 +85,7 @@ def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
 
 def _draw(found: list[Carrier], percent: float, cut: Cut | None, width: float) -> Figure:
     wide = width > 5
-    labels = [clip(c.task, 28 if wide else 17) for c in found]
+    labels = [clip(c.task, 28 if wide else 14) for c in found]
     figure = new_figure(width, 0.55 + 0.31 * len(found))
     shares = [f"{c.voted / c.of:.0%}" for c in found]
     if wide:

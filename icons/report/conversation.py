@@ -10,6 +10,7 @@ from icons.report.traits import plain
 
 _FIRST_TURNS, _FIRST_CHARACTERS = 2, 320
 _MOST_CHARACTERS = 6_000  # of one conversation
+_SPEAKER = 40
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def shortened(conversations: Any) -> Shortened:
 def _line(turn: Any) -> Line:
     if isinstance(turn, dict) and isinstance(turn.get("value"), str):
         speaker = turn.get("from")
-        return Line(plain(speaker) if isinstance(speaker, str) else "?", plain(turn["value"]))
+        return Line(plain(speaker, _SPEAKER) if isinstance(speaker, str) else "?", plain(turn["value"]))
     return Line("?", plain(str(turn)))
 
 

@@ -160,7 +160,11 @@ def compact(count: int) -> str:
 
 
 def clip(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+    """Both ends of a long name: which of a family it is often stands at its end."""
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 2
+    return f"{text[: length - 1 - end]}…{text[-end:]}"
 
 
 def label_width(labels: Sequence[str], most: float) -> float:

@@ -104,6 +104,7 @@ def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.flo
     above = [clip(name, 24 if wide else 13) for name in columns]
     left = label_width(beside, width / 3)
     cell = min(0.72, (width - left - 0.1) / (across + gap[-1]))
+    letters = min(8.5, 72 * cell / 1.2)
     upright = not fit(above, cell * across)
     top = 0.1 + 0.075 * max(map(len, above)) if upright else 0.25
     figure = new_figure(width, top + cell * height + 0.08)
@@ -119,7 +120,8 @@ def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.flo
             axes.pcolormesh(
                 edges, np.arange(height + 1), cells, cmap="cividis", vmin=0, vmax=1, edgecolor=PAGE, linewidth=1
             )  # fmt: skip
-    for row, column in np.argwhere(~own):
+    # In cells too small to be read there is no number; the table has them all.
+    for row, column in np.argwhere(~own) if cell > 0.16 else ():
         red, green, blue, _ = _cividis()(levels[row, column])
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         axes.text(
@@ -128,10 +130,10 @@ def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.flo
         )  # fmt: skip
     axes.set_xlim(0, across + gap[-1])
     axes.set_ylim(height, 0)
-    axes.set_yticks(np.arange(height) + 0.5, beside, color=INK)
+    axes.set_yticks(np.arange(height) + 0.5, beside, color=INK, fontsize=letters)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
-    axes.set_xticks(np.arange(across) + gap + 0.5, above, rotation=90 if upright else 0, color=INK)
+    axes.set_xticks(np.arange(across) + gap + 0.5, above, rotation=90 if upright else 0, color=INK, fontsize=letters)
     return figure
 
 

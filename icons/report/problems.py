@@ -11,7 +11,7 @@ from icons.report.traits import plain
 _WHERE = re.compile(
     r"^.*? (?:row \d+(?: \(id (?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^)]*)\))?|line \d+ \(row \d+\)): "
 )
-_EXAMPLES, _LENGTH = 5, 400
+_KINDS, _EXAMPLES, _LENGTH = 20, 5, 400
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,14 @@ def by_kind(reasons: Iterable[str]) -> list[Problem]:
     counts: dict[str, int] = {}
     for reason in reasons:
         kind = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d,]*", "…", _WHERE.sub("", reason))
-        kind = plain(kind)[:_LENGTH]
+        kind = plain(kind, _LENGTH)
         counts[kind] = counts.get(kind, 0) + 1
         if len(examples := found.setdefault(kind, [])) < _EXAMPLES:
-            examples.append(plain(reason)[:_LENGTH])
+            examples.append(plain(reason, _LENGTH))
     problems = [Problem(kind, counts[kind], examples) for kind, examples in found.items()]
-    return sorted(problems, key=lambda problem: (-problem.count, problem.kind))
+    problems.sort(key=lambda problem: (-problem.count, problem.kind))
+    rest = problems[_KINDS:]
+    if not rest:
+        return problems
+    others = Problem(f"(of {len(rest)} other kinds)", sum(each.count for each in rest), rest[0].examples)
+    return [*problems[:_KINDS], others]

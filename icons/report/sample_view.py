@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from icons.data.source import record_images, record_source
 from icons.report.conversation import Shortened, shortened
+from icons.report.drawing import clip
 from icons.report.material import Material
 from icons.report.samples import Kind, kinds, percentiles, ranking
 from icons.report.thumbnails import Thumbnail
-from icons.report.traits import UNREADABLE, plain
+from icons.report.traits import NAME, UNREADABLE, plain
 
 _MOST_IMAGES = 2
-_LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class TaskScore:
     """A task's score of one sample; `percentile` among the valid rows, `own`: in the task's own top p%."""
 
     task: str
+    short: str
     score: str
     percentile: int
     own: bool
@@ -92,13 +93,13 @@ def _view(
     images = record_images(given)
     name = given.get("id")
     scores = [
-        TaskScore(task, f"{m.scores.scores[row, k]:.4f}", int(percent_K[k]), bool(m.own_tops[k][row]))
+        TaskScore(task, clip(task, 18), f"{m.scores.scores[row, k]:.4f}", int(percent_K[k]), bool(m.own_tops[k][row]))
         for k, task in enumerate(m.tasks)
     ]
     return SampleView(
         row=row,
-        id="" if name is None else plain(str(name))[:_LONGEST_NAME],
-        source=plain(record_source(given)) if isinstance(record, dict) else UNREADABLE,
+        id="" if name is None else plain(str(name), NAME),
+        source=plain(record_source(given), NAME) if isinstance(record, dict) else UNREADABLE,
         kinds=own,
         chosen=bool(m.focus.chosen[row]),
         place=place,

@@ -108,7 +108,7 @@ def _draw(found: list[Spread], edges: npt.NDArray[np.float64], width: float) -> 
     wide = width > 5
     step = 0.46
     figure = new_figure(width, 0.5 + step * len(found))
-    labels = [clip(spread.task, 24 if wide else 15) for spread in found]
+    labels = [clip(spread.task, 24 if wide else 14) for spread in found]
     axes = axes_in(figure, label_width(labels, width / 3), 0.75, 0.08, 0.42)
     bare(axes)
     axes.axvline(0, color=LINE, linewidth=0.8, zorder=0)

@@ -120,7 +120,7 @@ def _caption(sources: list[Source]) -> str:
 
 def _draw(sources: list[Source], width: float) -> Figure:
     wide = width > 5
-    labels = [clip(source.name, 28 if wide else 17) for source in sources]
+    labels = [clip(source.name, 28 if wide else 14) for source in sources]
     figure = new_figure(width, 0.55 + 0.29 * len(sources))
     rates = [f"{source.chosen / source.in_data:.0%}" for source in sources]
     if wide:

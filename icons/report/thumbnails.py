@@ -9,7 +9,7 @@ from pathlib import Path
 
 from icons.data.images import image_path, load_image
 from icons.errors import BadRecordError
-from icons.report.traits import plain
+from icons.report.traits import NAME, plain
 
 _STEPS = ((192, 78), (192, 55), (144, 50), (96, 45), (64, 35))  # longest side and quality, tried until it is small
 _MOST_BYTES = 12_000
@@ -29,12 +29,12 @@ class Thumbnail:
 def thumbnail(folder: Path | None, name: object) -> Thumbnail:
     """Of an image of a record; one that is missing or cannot be decoded says so."""
     if not isinstance(name, str) or not name:
-        return Thumbnail(plain(str(name)), error="not a path")
-    shown = plain(name)
+        return Thumbnail(plain(str(name), NAME), error="not a path")
+    shown = plain(name, NAME)
     try:
         return _encoded(image_path(folder, name), shown)
     except (BadRecordError, OSError, ValueError) as error:
-        return Thumbnail(shown, error=plain(str(error)))
+        return Thumbnail(shown, error=plain(str(error), 4 * NAME))
 
 
 def _encoded(path: Path, name: str) -> Thumbnail:

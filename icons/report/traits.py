@@ -12,6 +12,8 @@ import numpy.typing as npt
 from icons.data.source import record_images, record_source
 
 UNREADABLE = "(unreadable)"
+NAME = 120
+"""Characters of a source's, an image's or a record's name that the page shows at most."""
 _MOST = 30_000  # of turns or images, where a record has more
 
 
@@ -36,7 +38,7 @@ def read_traits(records: Iterable[dict[str, Any] | None], count: int) -> Traits:
         if record is not None:
             answers_N[row] = min(_answers(record.get("conversations")), _MOST)
             images_N[row] = min(len(record_images(record)), _MOST)
-    return Traits([plain(name) for name in numbers], source_N, answers_N, images_N)
+    return Traits([plain(name, NAME) for name in numbers], source_N, answers_N, images_N)
 
 
 def _answers(conversations: Any) -> int:
@@ -45,8 +47,13 @@ def _answers(conversations: Any) -> int:
     return sum(isinstance(turn, dict) and turn.get("from") == "gpt" for turn in conversations)
 
 
-def plain(text: str) -> str:
-    """A user's text as it may stand in a UTF-8 page or an SVG: no half characters, no control characters."""
+def plain(text: str, most: int | None = None) -> str:
+    """A user's text as it may stand in a UTF-8 page or an SVG: no half characters, no control characters.
+
+    At most `most` characters of it, where that is given.
+    """
+    if most is not None and len(text) > most:
+        text = f"{text[: most - 1]}…"
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if "\ud800" <= c <= "\udfff" or (c < " " and c not in "\n\t") or c == "\x7f" else c
         for c in text

@@ -48,20 +48,20 @@ def votes_figure(votes_N: npt.NDArray[np.int16], chosen_N: Bool, valid_N: Bool, 
 
 
 def _votes_caption(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], tasks: int, cut: Cut | None) -> str:
-    none = f"{counts[0] / max(1, counts.sum()):.0%} of the samples get no vote at all."
+    none = f"{counts[0] / max(1, counts.sum()):.0%} of the samples get no vote at all." if counts[0] else ""
     most = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
     most_text = f"The most that any sample has is {most} of {tasks}: {_samples(counts[most])}."
     if cut is None:
         with_votes = int(chosen[1:].sum())
         return f"{none} {most_text} Of the selected, {with_votes:,} have a vote."
     if not cut.share_by_tie_break:
-        where = f"The cut falls between classes: every sample with {cut.value:g} votes or more is in, no other one."
+        where = f"The cut falls between classes: every sample with {_votes(cut.value)} or more is in, no other one."
     else:
         where = (
             f"The cut falls among the {cut.tie_class:,} samples with {_votes(cut.value)} (outlined): {cut.taken:,} of "
             f"them are in, chosen by the tie-break, beside all {cut.above:,} with more."
         )
-    return f"{where} {most_text} {none}"
+    return f"{where} {most_text} {none}".strip()
 
 
 def _votes(value: float) -> str:
@@ -74,6 +74,9 @@ def _samples(count: int) -> str:
 
 def _draw_votes(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], cut: Cut | None, width: float) -> Figure:
     wide = width > 5
+    if len(counts) > 12:  # of many tasks' classes those that are there
+        last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 0
+        counts, chosen = counts[: last + 1], chosen[: last + 1]
     figure = new_figure(width, 2.5)
     axes = axes_in(figure, 0.05, 0.05, 0.4, 0.45)
     bare(axes)
@@ -92,7 +95,8 @@ def _draw_votes(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], cu
         axes.annotate(
             f"{write(count)}{some}", (votes, count), xytext=(0, 3), textcoords="offset points", ha="center", color=MUTED
         )
-    axes.set_xticks(places, [str(place) for place in places], color=INK)
+    every = 1 if fit([str(place) for place in places], width) else 5
+    axes.set_xticks(places[::every], [str(place) for place in places[::every]], color=INK)
     axes.set_yticks([])
     axes.set_ylim(0, 1.02 * top)
     axes.set_xlim(-0.6, len(counts) - 0.4)

@@ -74,7 +74,7 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
         try:
             return records[row]
         except BadRecordError as error:
-            return plain(str(error))
+            return plain(str(error), 400)
 
     def picture(name: object) -> Thumbnail:
         return thumbnail(config.train.images, name)
