@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 CANCELLED = 1e-6
 """|sum g|^2 below this part of sum |g|^2 is what float32 rounding leaves of gradients that cancel out."""
 
