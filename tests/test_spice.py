@@ -42,6 +42,22 @@ def test_a_conflicting_candidate_waits() -> None:
     assert pick(pool, 2, Settings(penalty=3.0)).positions == [0, 2]
 
 
+def test_a_zero_gradient_does_not_end_a_pool_whose_others_all_conflict() -> None:
+    pool = torch.tensor([[1.0, 0.0], [-0.2, 0.0], [0.0, 0.0], [-0.1, 0.0]])
+    assert pick(pool, 4, Settings()).positions == [0, 1, 3] == spice_picks(pool.tolist(), 4, 1.0, 0.1, 0.0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_conflicts_with_a_selection_that_cancels_out(seed: int) -> None:
+    long, short = gradients(2, 16, seed, scale=3.0), gradients(20, 16, seed + 100, scale=0.03)
+    pool = torch.cat([long, -long.sum(0, keepdim=True), short])
+    den_D = 1 + (pool[:3].double() ** 4).sum(0)
+    gain_B = torch.log1p((short.double() ** 2 / den_D).sum(1))
+    found = pick(pool, 4, Settings()).positions
+    assert sorted(found[:3]) == [0, 1, 2]
+    assert found[3] == 3 + int(gain_B.argmax())
+
+
 def test_an_early_stop_picks_fewer() -> None:
     pool = gradients(60, 4, 0)
     whole, cut = pick(pool, 60, Settings()), pick(pool, 60, Settings(stop=0.3))
@@ -97,6 +113,17 @@ def test_the_choice_is_the_same_again_and_another_with_another_seed() -> None:
     first, again = rank(spice, known).values, rank(spice, known).values
     np.testing.assert_array_equal(first, again)
     assert (rank(spice, replace(known, seed=1)).values != first).any()
+
+
+def test_a_valid_row_with_a_zero_gradient_is_the_last_to_fill_the_budget() -> None:
+    known = evidence(300, 270, shard=300, penalty=50.0)
+    assert known.gradients is not None
+    [shard] = known.gradients()
+    zero = np.flatnonzero(known.valid)[:5]
+    shard.norms[zero] = 0
+    ranking = rank(find_method("spice"), replace(known, gradients=lambda: iter([shard])))
+    others = np.setdiff1d(np.flatnonzero(known.valid), zero)
+    assert ranking.values[zero].max() < ranking.values[others].min()
 
 
 def test_without_gradients_there_is_no_answer() -> None:

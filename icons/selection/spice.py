@@ -6,7 +6,9 @@ In a pool of candidate gradients g_i (not normalised), with den starting at ones
     conflict(i) = -cos(g_i, mean of the selected) where that is positive, else 0
     pick          argmax gain(i) - penalty * conflict(i), then den_j += alpha * g_j^4 for the one picked
 
-(den is the diagonal AdaFisher information: h = |g| * g, h^2 = g^4.) Ties go to the lower position.
+(den is the diagonal AdaFisher information: h = |g| * g, element by element, so h^2 = g^4.) Ties go to the lower
+position. A selection whose gradients cancel out has no direction, and nothing conflicts with it. A zero gradient has
+nothing to give and is never picked.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+CANCELLED = 1e-6
+"""|sum g|^2 below this part of sum |g|^2 is what float32 rounding leaves of gradients that cancel out."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,18 @@ def pick(pool_BD: Tensor, most: int, settings: Settings) -> Picks:
     norms_B = gram_BB.diagonal().sqrt()
     den_D = torch.ones(pool_BD.shape[1])
     with_sum_B, sum_squared = torch.zeros(len(pool_BD)), 0.0  # g_i . s and |s|^2, s the sum of the selected
+    squares = 0.0
     open_B = torch.ones(len(pool_BD), dtype=torch.bool)
     positions: list[int] = []
     first_gain = 0.0
     while True:
         gain_B = torch.log1p(alpha * torch.mv(squared_BD, den_D.reciprocal()))
         score_B = gain_B
-        if positions and settings.penalty:
-            cosine_B = with_sum_B / (norms_B * math.sqrt(max(sum_squared, 0.0)) + 1e-30)
-            score_B = gain_B - settings.penalty * (-cosine_B).clamp(min=0)
+        if settings.penalty and sum_squared > CANCELLED * squares:
+            cosine_B = with_sum_B / (norms_B * math.sqrt(sum_squared) + 1e-30)
+            score_B = gain_B - settings.penalty * (-cosine_B).clamp(0, 1)
+        # The lowest score there is, so that a zero gradient does not end the pool before rows that only conflict.
+        score_B = torch.where(norms_B > 0, score_B, -settings.penalty)
         score_B = torch.where(open_B, score_B, -torch.inf)
         best = int(score_B.argmax())
         gain = float(gain_B[best])
@@ -65,6 +73,7 @@ def pick(pool_BD: Tensor, most: int, settings: Settings) -> Picks:
         positions.append(best)
         open_B[best] = False
         sum_squared += 2 * float(with_sum_B[best]) + float(gram_BB[best, best])
+        squares += float(gram_BB[best, best])
         with_sum_B += gram_BB[:, best]
         den_D += alpha * squared_BD[best] ** 2
 

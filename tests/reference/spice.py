@@ -13,7 +13,7 @@ def spice_picks(pool: list[list[float]], most: int, alpha: float, penalty: float
     while len(picked) < most:
         best, best_score, best_gain = None, -math.inf, 0.0
         for i, g in enumerate(pool):
-            if i in picked:
+            if i in picked or not any(g):
                 continue
             gain = math.log(1 + alpha * sum(g[j] ** 2 / den[j] for j in dims))
             conflict = 0.0
