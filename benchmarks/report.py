@@ -58,7 +58,7 @@ def main(
         size = (root / "train.json").stat().st_size
         typer.echo(f"\n{rows:,} rows, {TASKS} tasks, data file {size / 1e9:.2f} GB\n")
         for method in ("vote", "mean", "random"):
-            icons("generalist", path, f"selection.method={method}")
+            icons("generalist", path, "--set", f"selection.method={method}")
         found: dict[str, Any] = {"rows": rows, "data_bytes": size}
         found["report"] = shown("report", icons("report", path))
         found["again"] = shown("report, nothing changed", icons("report", path))
