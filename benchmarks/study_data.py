@@ -18,7 +18,6 @@ SHARES = {"useful": 0.40, "redundant": 0.20, "irrelevant": 0.26, "wrong": 0.14}
 """Parts of the training set. Useful: one new record each, all tasks alike. Redundant: copies of such records. Wrong:
 another answer of the same kind than the true one. Irrelevant: questions that no task asks."""
 COPIES = 8  # of each redundant record
-ASKED = 10  # one in so many of the start's records is a question with its answer
 
 
 @dataclass(frozen=True)
@@ -68,20 +67,18 @@ def draw_study_data(folder: Path, *, train: int, validation: int, test: int, see
 def draw_start_data(folder: Path, *, count: int, seed: int) -> tuple[Path, Path]:
     """What the start is trained on, as LLaVA's is on captions: pictures of the tasks' kinds, each with its facts.
 
-    Every tenth is a question with its right answer instead, so that the model knows what a question is; how to answer
-    them is left to the training that the study is about. Every record has its `facts`, pairs of a question and its
-    answer. Returns the records' file and their image folder.
+    No question is asked, so how to answer one is left to the training that the study is about. Every record has its
+    `facts`, pairs of a question and its answer. Returns the records' file and their image folder.
     """
     draw, records = _Draw(folder / "images", seed), []
     for number in range(count):
-        record = draw.record("start", number, TASKS[number // ASKED % len(TASKS)])
-        turns = record["conversations"]
+        record = draw.record("start", number, TASKS[number % len(TASKS)])
+        turns = record.pop("conversations")
         asked = [turn["value"].removeprefix("<image>\n").partition("\n")[0] for turn in turns[0::2]]
         facts = [(question, turn["value"]) for question, turn in zip(asked, turns[1::2], strict=True)]
-        if number % ASKED:
-            caption = " ".join(f"{question.rstrip('?')}: {answer}." for question, answer in facts)
-            turns = [{"from": "human", "value": "<image>\nDescribe the picture."}, {"from": "gpt", "value": caption}]
-        records.append({"id": f"start-{number:06d}", **record, "conversations": turns, "facts": facts})
+        caption = " ".join(f"{question.rstrip('?')}: {answer}." for question, answer in facts)
+        told = [{"from": "human", "value": "<image>\nDescribe the picture."}, {"from": "gpt", "value": caption}]
+        records.append({"id": f"start-{number:06d}", **record, "conversations": told, "facts": facts})
     _write(folder / "start.json", records)
     return folder / "start.json", folder / "images"
 

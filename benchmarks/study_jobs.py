@@ -49,8 +49,8 @@ FULL = Size(
     test=400,
     start_records=24_000,
     tower_steps=1500,
-    start_steps=4000,
-    epochs=8,
+    start_steps=3000,
+    epochs=6,
     seeds=3,
 )
 QUICK = Size(
