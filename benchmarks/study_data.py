@@ -64,23 +64,23 @@ def draw_study_data(folder: Path, *, train: int, validation: int, test: int, see
     )
 
 
-def draw_captions(folder: Path, *, count: int, seed: int) -> tuple[Path, Path]:
+def draw_start_data(folder: Path, *, count: int, seed: int) -> tuple[Path, Path]:
     """What the start is trained on, as LLaVA's is on captions: pictures of the tasks' kinds, each with its facts.
 
-    No question is asked, so how to answer one is left to the training that the study is about. Returns the records'
-    file and their image folder.
+    No question is asked, so how to answer one is left to the training that the study is about. Every record has its
+    `facts`, pairs of a question and its answer. Returns the records' file and their image folder.
     """
     draw, records = _Draw(folder / "images", seed), []
     for number in range(count):
-        skill = TASKS[number % len(TASKS)]
-        record = draw.record("caption", number, skill)
+        record = draw.record("start", number, TASKS[number % len(TASKS)])
         turns = record.pop("conversations")
         asked = [turn["value"].removeprefix("<image>\n").partition("\n")[0] for turn in turns[0::2]]
-        facts = [f"{question.rstrip('?')}: {turn['value']}." for question, turn in zip(asked, turns[1::2], strict=True)]
-        told = [{"from": "human", "value": "<image>\nDescribe the picture."}, {"from": "gpt", "value": " ".join(facts)}]
-        records.append({"id": f"caption-{number:06d}", **record, "conversations": told})
-    _write(folder / "captions.json", records)
-    return folder / "captions.json", folder / "images"
+        facts = [(question, turn["value"]) for question, turn in zip(asked, turns[1::2], strict=True)]
+        caption = " ".join(f"{question.rstrip('?')}: {answer}." for question, answer in facts)
+        told = [{"from": "human", "value": "<image>\nDescribe the picture."}, {"from": "gpt", "value": caption}]
+        records.append({"id": f"start-{number:06d}", **record, "conversations": told, "facts": facts})
+    _write(folder / "start.json", records)
+    return folder / "start.json", folder / "images"
 
 
 class _Draw:
@@ -91,7 +91,7 @@ class _Draw:
 
     def record(self, part: str, number: int, skill: str) -> dict[str, Any]:
         rng = Random(f"{self.seed}/{part}/{number}/{skill}")
-        turns_asked = {"validation": 1, "test": 1, "caption": 3}.get(part) or rng.choice(TURNS)
+        turns_asked = 1 if part in ("validation", "test") else rng.choice(TURNS)
         scene = (SKILLS | OTHERS)[skill](rng, turns_asked)
         record: dict[str, Any] = {"source": f"{part}-{skill}"}
         opening = ""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import yaml
-from study_data import SHARES, TASKS, draw_captions, draw_study_data
+from study_data import SHARES, TASKS, draw_start_data, draw_study_data
 from study_model import accuracy, make_start
 
 from icons.config import Config
@@ -37,13 +37,32 @@ class Size:
     validation: int
     test: int
     start_records: int
+    tower_steps: int
     start_steps: int
     epochs: int
     seeds: int
 
 
-FULL = Size(train=10_000, validation=40, test=400, start_records=24_000, start_steps=3000, epochs=3, seeds=3)
-QUICK = Size(train=1_500, validation=16, test=100, start_records=6_000, start_steps=500, epochs=3, seeds=1)
+FULL = Size(
+    train=10_000,
+    validation=300,
+    test=400,
+    start_records=24_000,
+    tower_steps=1500,
+    start_steps=3000,
+    epochs=6,
+    seeds=3,
+)
+QUICK = Size(
+    train=1_500,
+    validation=60,
+    test=100,
+    start_records=6_000,
+    tower_steps=400,
+    start_steps=400,
+    epochs=4,
+    seeds=1,
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,7 @@ ARMS = (
     Arm("everything"),
     Arm("vote", "vote", 20),
     Arm("random", "random", 20),
-    Arm("vote, exact influence", "vote", 20, exact=True, every_seed=False),
+    Arm("vote, exact influence", "vote", 20, exact=True),
     *(Arm(method, method, 20) for method in (*ABLATIONS, "spice", "loss", "grad-norm")),
     Arm("everything, InfoBatch", infobatch=True),
     *(Arm(f"vote {percent}%", "vote", percent, every_seed=False) for percent in RATIOS),
@@ -76,7 +95,7 @@ ARMS = (
 
 
 def arms_of(seed: int) -> list[Arm]:
-    """Ratios and exact influence are tried on the first seed alone."""
+    """Other ratios are tried on the first seed alone."""
     return [arm for arm in ARMS if arm.every_seed or seed == 0]
 
 
@@ -85,8 +104,16 @@ def start(root: Path, size: Size) -> None:
     if (root / "start").is_dir():
         return
     with _logged(root, "start"):
-        data, images = draw_captions(root / "start-data", count=size.start_records, seed=START_SEED)
-        make_start(root / "start", data, images, rows=size.start_records, steps=size.start_steps, seed=START_SEED)
+        data, images = draw_start_data(root / "start-data", count=size.start_records, seed=START_SEED)
+        make_start(
+            root / "start",
+            data,
+            images,
+            rows=size.start_records,
+            tower_steps=size.tower_steps,
+            steps=size.start_steps,
+            seed=START_SEED,
+        )
 
 
 def prepare(root: Path, size: Size, seed: int) -> None:
@@ -159,7 +186,7 @@ def _config(root: Path, size: Size, seed: int, arm: Arm) -> Config:
         "output_dir": "run-exact" if arm.exact else "run",
         "model": {"base": "../start", "dtype": "float32", "device": "cpu", "lora": lora},
         "train": {"data": "data/train.json", "images": images},
-        "warmup": {"fraction": 0.05, "epochs": 4, **rates},
+        "warmup": {"fraction": 0.2, "epochs": 2, **rates},
         "finetune": {"epochs": size.epochs, "save_steps": 10_000, "batch_size": 32, **rates},
         "tasks": [{"name": task, "data": f"data/validation/{task}.json", "images": images} for task in TASKS],
         "gradients": {"dim": 5120, "seed": seed},

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from study_tower import train_tower
 
 from icons.config import ModelConfig
 from icons.data.records import Records
@@ -21,13 +22,14 @@ from icons.training.trainer import Recipe, fine_tune
 BATCH = 64
 
 
-def make_start(folder: Path, data: Path, images: Path, *, rows: int, steps: int, seed: int) -> None:
+def make_start(folder: Path, data: Path, images: Path, *, rows: int, tower_steps: int, steps: int, seed: int) -> None:
     """A tiny LLaVA with every parameter trained on the first `rows` records of `data`; the folder comes last."""
     fresh, scratch = folder.with_suffix(".fresh"), folder.with_suffix(".training")
     for path in (fresh, scratch):
         shutil.rmtree(path, ignore_errors=True)
     build_tiny_llava(fresh, seed=seed)
     model = load_base(_plain(fresh))
+    train_tower(model.base, fresh, data, images, steps=tower_steps, batch=128, seed=seed)
     source = DataSource(Records(data), images, model.inputs)
     samples, _ = source.samples(range(rows))
     recipe = Recipe(
@@ -41,6 +43,7 @@ def make_start(folder: Path, data: Path, images: Path, *, rows: int, steps: int,
         on_cpu=True,
     )
     model.base.requires_grad_(True).train()
+    model.base.model.vision_tower.requires_grad_(False)
     fine_tune(model.base, TrainingSamples(source, samples), scratch, recipe, "start")
     model.base.save_pretrained(fresh)
     shutil.rmtree(scratch)
