@@ -17,11 +17,12 @@ import torch
 import yaml
 from study_data import SHARES, TASKS, draw_start_data, draw_study_data
 from study_model import accuracy, make_start
+from study_proportion import in_proportion, skew
 
 from icons.config import Config
 from icons.config_file import load_config
 from icons.pipeline import run
-from icons.stages.finetune import choose, finetune
+from icons.stages.finetune import choose, finetune, read_indices
 from icons.stages.generalist import generalist
 from icons.store.files import read_json, write_json
 from icons.store.layout import RunFolder
@@ -67,13 +68,17 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class Arm:
-    """What is trained on: by `method` so many percent (None: everything), with exact influence, with InfoBatch."""
+    """What is trained on: by `method` so many percent (None: everything), with exact influence, with InfoBatch.
+
+    `in_proportion` takes as many of each answer as there are in the data (study_proportion.py).
+    """
 
     name: str
     method: str | None = None
     percent: int = 100
     exact: bool = False
     infobatch: bool = False
+    in_proportion: bool = False
     every_seed: bool = True
 
     @property
@@ -89,6 +94,7 @@ ARMS = (
     Arm("random", "random", 20),
     Arm("vote, exact influence", "vote", 20, exact=True),
     *(Arm(method, method, 20) for method in (*ABLATIONS, "spice", "loss", "grad-norm")),
+    Arm("vote within each answer", "vote", 20, in_proportion=True),
     Arm("everything, InfoBatch", infobatch=True),
     *(Arm(f"vote {percent}%", "vote", percent, every_seed=False) for percent in RATIOS),
 )
@@ -128,7 +134,8 @@ def prepare(root: Path, size: Size, seed: int) -> None:
 
 
 def train(root: Path, size: Size, seed: int, arm: Arm) -> None:
-    """Leaves root/results/seed-<seed>/<arm>.json: accuracy per task, what was selected, sample-passes, seconds."""
+    """Leaves root/results/seed-<seed>/<arm>.json: accuracy per task, what was selected, how skewed its
+    answers are (study_proportion.py), sample-passes, seconds."""
     target = _result(root, seed, arm)
     if target.is_file():
         return
@@ -136,16 +143,17 @@ def train(root: Path, size: Size, seed: int, arm: Arm) -> None:
     with _logged(root, f"seed-{seed}"):
         config = _config(root, size, seed, arm)
         folder = RunFolder(config.output_dir)
-        indices = None
-        if arm.method is not None:
-            indices = folder.selection(config.selection.name) / "selected_indices.json"
+        indices = selection_of(config, arm)
+        data = root / f"seed-{seed}" / "data"
+        if indices and arm.in_proportion:
+            in_proportion(folder.scores, data / "train.json", indices, arm.percent)
         finetune(config, choose(config, indices, arm.method is None, None), arm.file)
         trained = folder.finetune(arm.file)
-        data = root / f"seed-{seed}" / "data"
         tests = {task: data / "test" / f"{task}.json" for task in TASKS}
         found: dict[str, Any] = {
             "accuracy": accuracy(root / "start", trained / "final", tests, data / "images"),
             "selected": _parts(data / "train.json", indices),
+            "answer_skew": 0.0 if indices is None else skew(data / "train.json", read_indices(indices)[0]),
             "sample_passes": _passes(trained, size.epochs),
         }
         for path in trained.glob("checkpoint-*"):
@@ -168,6 +176,14 @@ def result(root: Path, seed: int, arm: Arm) -> dict[str, Any] | None:
     path = _result(root, seed, arm)
     found: dict[str, Any] | None = read_json(path) if path.is_file() else None
     return found
+
+
+def selection_of(config: Config, arm: Arm) -> Path | None:
+    """The file of what the arm trains on; None for everything."""
+    folder = RunFolder(config.output_dir)
+    if arm.in_proportion:
+        return folder.root / f"{arm.file}.json"
+    return None if arm.method is None else folder.selection(config.selection.name) / "selected_indices.json"
 
 
 def _result(root: Path, seed: int, arm: Arm) -> Path:
@@ -206,7 +222,7 @@ def _config(root: Path, size: Size, seed: int, arm: Arm) -> Config:
 def _parts(train: Path, indices: Path | None) -> dict[str, int]:
     """Records of each part of the data among the selected."""
     records = json.loads(train.read_text())
-    rows = range(len(records)) if indices is None else json.loads(indices.read_text())["indices"]
+    rows = range(len(records)) if indices is None else read_indices(indices)[0]
     counts = Counter(records[row]["source"].partition("-")[0] for row in rows)
     return {part: counts[part] for part in SHARES}
 

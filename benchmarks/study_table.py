@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from study_data import TASKS
+from study_data import SHARES, TASKS
 from study_jobs import ARMS, RATIOS, arms_of, result
 
 from icons.store.files import read_json
 
 
 def summary(root: Path, seeds: int) -> dict[str, Any]:
-    """By arm: accuracy per task and relative score of every seed, mean and deviation, what was selected.
+    """By arm: accuracy per task and relative score of every seed, mean and deviation, what was selected and how skewed.
 
     Seeds that are not finished are left out.
     """
@@ -22,12 +22,13 @@ def summary(root: Path, seeds: int) -> dict[str, Any]:
     found: dict[str, Any] = {"seeds": whole, "arms": {}}
     full = {seed: run["accuracy"] for seed in whole if (run := result(root, seed, ARMS[0]))}
     start = {seed: read_json(root / "results" / f"seed-{seed}" / "start.json")["accuracy"] for seed in whole}
-    found["arms"]["start, untrained"] = _row(start, full, {}, {})
+    found["arms"]["start, untrained"] = _row(start, full, {}, {}, None)
     for arm in ARMS:
         runs = {seed: run for seed in whole if arm in arms_of(seed) and (run := result(root, seed, arm))}
         scores = {seed: run["accuracy"] for seed, run in runs.items()}
         selected, passes = (_mean([run[key] for run in runs.values()]) for key in ("selected", "sample_passes"))
-        found["arms"][arm.name] = _row(scores, full, selected, passes)
+        skews = [run["answer_skew"] for run in runs.values()]
+        found["arms"][arm.name] = _row(scores, full, selected, passes, mean(skews) if skews else None)
     return found
 
 
@@ -40,6 +41,7 @@ def _row(
     full: dict[int, dict[str, float]],
     selected: dict[str, float],
     passes: dict[str, float],
+    skew: float | None,
 ) -> dict[str, Any]:
     relative = [100 * mean(own[task] / full[seed][task] for task in TASKS) for seed, own in scores.items()]
     return {
@@ -48,6 +50,7 @@ def _row(
         "deviation": round(stdev(relative), 2) if len(relative) > 1 else None,
         "accuracy": {task: round(100 * mean(own[task] for own in scores.values()), 1) for task in TASKS},
         "selected": {part: round(count, 1) for part, count in selected.items()},
+        "answer_skew": None if skew is None else round(skew, 3),
         "sample_passes": passes,
     }
 
@@ -55,17 +58,16 @@ def _row(
 def table(found: dict[str, Any]) -> str:
     """Markdown."""
     seeds = len(found["seeds"])
-    lines = [
-        f"| {seeds} seeds | relative score | {' | '.join(TASKS)} | useful | redundant | irrelevant | wrong | passes |",
-        "|---" * (len(TASKS) + 7) + "|",
-    ]
+    columns = [f"{seeds} seeds", "relative score", *TASKS, *SHARES, "skew", "passes"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, row in found["arms"].items():
         spread = f" ± {row['deviation']:.1f}" if row["deviation"] is not None else ""
         total = sum(row["selected"].values())
         parts = [f"{count / total:.0%}" for count in row["selected"].values()] if total else ["", "", "", ""]
         passes = f"{row['sample_passes']['done']:,.0f}" if row["sample_passes"] else ""
+        skew = "" if row["answer_skew"] is None else f"{row['answer_skew']:.2f}"
         scores = [f"{row['accuracy'][task]:.1f}" for task in TASKS]
-        lines.append(f"| {name} | {row['mean']:.1f}{spread} | {' | '.join([*scores, *parts, passes])} |")
+        lines.append(f"| {name} | {row['mean']:.1f}{spread} | {' | '.join([*scores, *parts, skew, passes])} |")
     return "\n".join(lines)
 
 

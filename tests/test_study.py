@@ -8,12 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from study_data import SHARES, TASKS, draw_study_data
 from study_jobs import Arm, arms_of, result
+from study_proportion import in_proportion, skew
 from study_table import plot, summary, table
 
 
@@ -39,6 +42,38 @@ def test_a_wrong_answer_is_of_the_same_kind(tmp_path: Path) -> None:
             assert all(turn["value"] in "0123456789" for turn in record["conversations"] if turn["from"] == "gpt")
 
 
+def test_the_vote_within_each_answer_takes_as_many_of_each(tmp_path: Path) -> None:
+    records = [
+        {
+            "source": f"useful-{skill}",
+            "image": "a.png",
+            "conversations": [
+                {"from": "human", "value": "?"},
+                {"from": "gpt", "value": "Left" if row % 4 else "Right"},
+            ],
+        }
+        for skill in ("left_right", "digit")
+        for row in range(80)
+    ]
+    train, scores, target = tmp_path / "train.json", tmp_path / "scores.safetensors", tmp_path / "chosen.json"
+    train.write_text(json.dumps(records))
+    best = np.array([r["conversations"][1]["value"] == "Right" for r in records]) + np.arange(160) / 1000
+    table = {"scores": np.stack([best, best], axis=1).astype(np.float32), "valid": np.ones(160, dtype=np.uint8)}
+    save_file(table, scores)
+    in_proportion(scores, train, target, 20)
+    chosen = json.loads(target.read_text())
+    assert len(chosen) == 32
+    assert chosen == [*_last(0, 12), *_last(80, 12)]
+    assert skew(train, chosen) == 0
+    assert skew(train, [row for row in range(160) if row % 4 == 0]) == pytest.approx(0.75)
+
+
+def _last(first: int, count: int) -> list[int]:
+    """Of 80 rows from `first` on, the last `count` of the 60 with one answer, the last 4 of the 20 with the other."""
+    rows = range(first, first + 80)
+    return sorted([*[r for r in rows if r % 4][-count:], *[r for r in rows if r % 4 == 0][-4:]])
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """Two seeds: everything answers 80% of every task, arm number n (80 - n)%, a second seed one point less."""
@@ -50,6 +85,7 @@ def results(tmp_path: Path) -> Path:
             found: dict[str, Any] = {
                 "accuracy": dict.fromkeys(TASKS, 0.8 - number / 100 - (seed / 100 if number else 0)),
                 "selected": dict.fromkeys(SHARES, 50),
+                "answer_skew": 0.25,
                 "sample_passes": {"done": 90, "full": 100, "saved": 10},
                 "seconds": 1.0,
             }
