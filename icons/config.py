@@ -120,8 +120,8 @@ class SpiceConfig(_Section):
 
     pool: int = Field(128, ge=2)
     keep: int = Field(64, ge=1)
-    alpha: float = Field(1.0, gt=0)
-    penalty: float = Field(0.1, ge=0)  # lambda, of a conflict with what is selected
+    alpha: float = Field(1.0, ge=1e-12, le=1e12)  # what float32 has room for beside gradients
+    penalty: float = Field(0.1, ge=0, le=1e12)  # lambda, of a conflict with what is selected
     stop: float = Field(0.0, ge=0, lt=1)  # a pool ends when the gain falls below this part of its first
 
 
@@ -136,7 +136,7 @@ class SelectionConfig(_Section):
     method: str = Field("vote", pattern=r"^[a-z0-9][a-z0-9-]*$")
     percent: float = Field(20, gt=0, le=100)
     tie_break: Literal["rank", "random", "index"] = "rank"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     task: TaskName | None = None  # of the method `less`
     plugin: Path | None = None  # a Python file with methods of your own
     spice: SpiceConfig = SpiceConfig()

@@ -41,7 +41,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems = [_explain(path, problem, lines) for problem in error.errors()]
+        # A default made of other keys could not be made: those that are wrong have problems of their own.
+        wrong = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        problems = [_explain(path, problem, lines) for problem in wrong]
         raise UserError("\n".join(problems)) from None
     return _resolve(config, path.absolute().parent)
 

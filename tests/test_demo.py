@@ -30,6 +30,8 @@ def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path) -> None
     # warm-up, training rows, merge, seven tasks, specialist, generalist, report
     assert again.out.count("already done") == 13
     assert read_selection(folder / "run") == selection
+    other = icons("generalist", folder / "config.yaml", "--set", "selection.method=mean")
+    assert "generalist mean-20: 240 of 1200 selected" in other.out, other.err
 
 
 def test_the_demo_leaves_other_peoples_folders_alone(tmp_path: Path) -> None:

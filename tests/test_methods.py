@@ -158,6 +158,10 @@ def test_a_clean_cut_leaves_nothing_to_the_tie_break() -> None:
         (["method=less", "task=nowhere"], "'nowhere' is not scored"),
         (["plugin=nowhere.py", "method=mine"], "nowhere.py is not a file"),
         (["stability_with=nowhere"], "nowhere is not a folder"),
+        (["seed=-1", "method=random"], "selection.seed: Input should be greater than or equal to 0"),
+        (["percent=200"], "selection.percent: Input should be less than or equal to 100"),
+        (["method=spice", "spice={alpha: .inf}"], "selection.spice.alpha: Input should be less than or equal to 1"),
+        (["method=spice", "spice={penalty: 1.0e+300}"], "selection.spice.penalty: Input should be less than or equal"),
     ],
 )
 def test_what_cannot_be_selected_is_said_in_one_line(finished: Project, settings: list[str], said: str) -> None:
@@ -193,18 +197,51 @@ def test_a_third_party_adds_a_method_by_the_documented_steps(copy_of_finished: P
 
 
 def test_a_plugin_that_fails_is_named(copy_of_finished: Project) -> None:
-    plugin = copy_of_finished.root / "broken.py"
-    for code, said in (
-        ("import nothing_of_this_name", "broken.py: ModuleNotFoundError"),
-        ("from icons.selection.registry import method\n@method('vote')\ndef f(e): ...", "'vote' already"),
-        ("from icons.selection.registry import method\n@method('few')\ndef f(e): return [1.0]", "values of shape (1,)"),
+    for number, (code, said) in enumerate(
+        (
+            ("import nothing_of_this_name", "PLUGIN: ModuleNotFoundError"),
+            ("from icons.selection.registry import method\n@method('vote')\ndef f(e): ...", "'vote' already"),
+            (few("[1.0]"), "values of shape (1,)"),
+            (few("e.losses + 1j"), "values of type complex64, expected a number for every row"),
+            (few("[None] * len(e.losses)"), "values of type object"),
+            (few("e.losses * float('nan')"), "of PLUGIN: its value of row 0 is not a finite number"),
+            (few("{}['task']"), "of PLUGIN line 3: KeyError: 'task'"),
+            (few("e.scores.sort(axis=0)"), "line 3: ValueError: "),
+            (few("e.votes.fill(0)"), "line 3: ValueError: "),
+            (few("e.valid.fill(True)"), "line 3: ValueError: "),
+            (few("Ranking(e.losses, ['none'])"), "its notes are a list, expected a dict"),
+            (few("Ranking(e.losses, {'of': e})"), "its notes cannot be written as JSON (Evidence is not a JSON type)"),
+            (few("Ranking(e.losses, {'of': '\\ud800'})"), "its notes cannot be written as JSON"),
+        )
     ):
-        plugin.write_text(code)
+        plugin = copy_of_finished.root / f"broken{number}.py"
+        plugin.write_text(code.replace("few", f"few{number}"))
         outcome = copy_of_finished.icons(
-            "generalist", "--set", f"selection.plugin={plugin}", "--set", "selection.method=few"
+            "generalist", "--set", f"selection.plugin={plugin}", "--set", f"selection.method=few{number}"
         )
         assert outcome.code == 2, said
-        assert said in outcome.err
+        assert said.replace("PLUGIN", str(plugin)) in outcome.err
+        assert len(outcome.err.strip().splitlines()) == 1
+    assert [path.name for path in (copy_of_finished.run / "selection").iterdir()] == ["vote-20"]
+
+
+def few(value: str) -> str:
+    return f"from icons.selection.registry import Ranking, method\n@method('few')\ndef f(e): return {value}"
+
+
+def test_notes_come_back_as_they_were_written(copy_of_finished: Project) -> None:
+    notes = "{10: np.int64(3), 9: np.arange(2), 'mean': np.float32(0.5)}"
+    (copy_of_finished.root / "noted.py").write_text(
+        "import numpy as np\nfrom icons.selection.registry import Ranking, method\n"
+        f"@method('noted')\ndef noted(e): return Ranking(e.losses, {notes})"
+    )
+    assert generalist(copy_of_finished, plugin="noted.py", method="noted")["notes"] == {
+        "10": 3,
+        "9": [0, 1],
+        "mean": 0.5,
+    }
+    assert "already done" in generalist(copy_of_finished, plugin="noted.py", method="noted")["said"]
+    assert copy_of_finished.icons("report", "--selection", "noted-20").code == 0
 
 
 def test_a_plugin_that_fails_is_told_before_the_long_work(project: Project) -> None:

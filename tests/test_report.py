@@ -227,6 +227,8 @@ def test_again_it_is_there_and_after_a_change_it_is_made_anew(copy_of_finished: 
     copy_of_finished.icons("generalist", "--set", "selection.percent=10")
     assert "written to" in copy_of_finished.icons("report", "--set", "selection.percent=10").out
     assert "10 of the 100 records of train.json" in page.read_text()
+    outcome = copy_of_finished.icons("report", "--set", "selection.percent=30")
+    assert "no selection vote-30 yet, so the page is about vote-10\n" in outcome.out
 
 
 def test_one_clear_line_where_something_is_missing(copy_of_finished: Project) -> None:

@@ -47,6 +47,12 @@ def test_stability_against_another_run(copy_of_finished: Project, tmp_path: Path
     assert "save_matrix is off" in outcome.out
 
 
+def test_another_run_by_itself_is_not_passed_over(copy_of_finished: Project) -> None:
+    found = generalist(copy_of_finished, stability_with=copy_of_finished.run)
+    report = json.loads((found["folder"] / "stability.json").read_text())
+    assert report["other_run"]["overlap"] == 1.0
+
+
 def test_stability_says_what_it_cannot_compute(copy_of_finished: Project) -> None:
     matrices = copy_of_finished.run / "influence" / "digit"
     lost = sorted(matrices.glob("matrix-*.safetensors"))[1]

@@ -67,7 +67,7 @@ def _config(drawn: VqaSet, folder: Path) -> dict[str, object]:
         "warmup": {"fraction": 0.2, "epochs": 2, "max_steps": 30, "batch_size": 16, "learning_rate": 1.0e-3},
         "tasks": tasks,
         "gradients": {"dim": 5120, "shard_rows": 128},
-        "selection": {"name": "vote-20", "percent": 20},
+        "selection": {"percent": 20},
     }
 
 

@@ -12,6 +12,7 @@ allows, and `selection.tie_break` decides among equal ones at the cut.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,7 +55,7 @@ class Evidence:
     all tasks together; `losses` [N] the mean loss of a row's target tokens, `norms` [N] the L2 norm of its gradient.
     All of them are 0 where not `valid` [N]. `count` rows will be selected, `percent` of N. `options` is the config's
     `selection` section. `gradients` reads the training shards one after the other; None where there are none (exact
-    influence stores scores alone).
+    influence stores scores alone). None of the arrays may be written to: the votes and the cut are made of them too.
     """
 
     scores: Float32
@@ -72,7 +73,9 @@ class Evidence:
     @cached_property
     def votes(self) -> Int16:
         """[N]: for how many tasks a row is among the top `percent`."""
-        return cast_votes(self.scores, self.valid, thresholds(self.scores, self.valid, self.percent))
+        votes = cast_votes(self.scores, self.valid, thresholds(self.scores, self.valid, self.percent))
+        votes.flags.writeable = False
+        return votes
 
 
 @dataclass(frozen=True)
@@ -111,16 +114,40 @@ def find_method(name: str) -> Method:
 
 
 def rank(found: Method, evidence: Evidence) -> Ranking:
-    """What a method says, checked. Raises ValueError when it is not one finite number for every valid row."""
+    """What a method says, checked.
+
+    Raises ValueError when it is not one number for every row or has notes that are not JSON, CannotAnswerError when a
+    valid row's number is not finite.
+    """
     answer = found(evidence)
     ranking = answer if isinstance(answer, Ranking) else Ranking(answer)
-    values: Float64 = np.asarray(ranking.values, np.float64)
+    given = np.asarray(ranking.values)
+    if given.dtype.kind not in "biuf":
+        raise ValueError(f"it gave values of type {given.dtype}, expected a number for every row")
+    values: Float64 = given.astype(np.float64)
     if values.shape != evidence.valid.shape:
         raise ValueError(f"it gave values of shape {values.shape}, expected one for each of {len(evidence.valid)} rows")
     if not np.isfinite(values[evidence.valid]).all():
         row = int(np.flatnonzero(evidence.valid & ~np.isfinite(values))[0])
-        raise ValueError(f"its value of row {row} is not a finite number")
-    return Ranking(values, ranking.notes, ranking.summary)
+        raise CannotAnswerError(f"its value of row {row} is not a finite number")
+    return Ranking(values, _plain_notes(ranking.notes), ranking.summary)
+
+
+def _plain_notes(notes: Any) -> dict[str, Any]:
+    """As reading them back from JSON will give them, NumPy's numbers and arrays among them."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic | np.ndarray):
+            return value.tolist()
+        raise TypeError(f"{type(value).__name__} is not a JSON type")
+
+    try:
+        found = json.loads(json.dumps(notes, default=plain, ensure_ascii=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"its notes cannot be written as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"its notes are a {type(notes).__name__}, expected a dict")
+    return found
 
 
 def _module(name: str) -> str:

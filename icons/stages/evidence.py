@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import runpy
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from icons.config import Config
 from icons.errors import UserError
 from icons.selection.consensus import budget
+from icons.selection.methods import built_in
 from icons.selection.registry import (
     CannotAnswerError,
     Evidence,
@@ -24,6 +30,8 @@ from icons.store.scores import Scores
 from icons.store.tensors import Memory
 
 _loaded: set[Path] = set()
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 def selection_method(config: Config) -> Method:
@@ -44,12 +52,12 @@ def selection_method(config: Config) -> Method:
 def evidence(config: Config, scores: Scores) -> Evidence:
     settings = config.selection
     return Evidence(
-        scores=scores.scores,
-        valid=scores.valid,
+        scores=_read_only(scores.scores),
+        valid=_read_only(scores.valid),
         columns=scores.columns,
-        merged=scores.merged,
-        losses=scores.losses,
-        norms=scores.norms,
+        merged=_read_only(scores.merged),
+        losses=_read_only(scores.losses),
+        norms=_read_only(scores.norms),
         percent=settings.percent,
         count=budget(len(scores.valid), settings.percent),
         seed=settings.seed,
@@ -59,15 +67,31 @@ def evidence(config: Config, scores: Scores) -> Evidence:
 
 
 def ranked(config: Config, found: Method, known: Evidence) -> Ranking:
-    """What the method answers; a UserError where it cannot, or what it gives is no value for every row."""
+    """What the method answers; a UserError where it cannot, or what it gives is no value for every row.
+
+    Of a plugin's method every exception is one, with the plugin's line.
+    """
+    settings = config.selection
+    plugin = None if settings.method in built_in() else settings.plugin
+    title = f"selection.method {settings.method}" + (f" of {plugin}" if plugin else "")
     try:
         return rank(found, known)
+    except UserError:
+        raise  # of a damaged shard
     except CannotAnswerError as error:
-        raise UserError(f"selection.method {config.selection.method}: {error}") from None
-    except ValueError as error:
-        if config.selection.plugin is None:
+        raise UserError(f"{title}: {error}") from None
+    except (Exception, SystemExit) as error:
+        if plugin is None:
             raise
-        raise UserError(f"selection.method {config.selection.method} of {config.selection.plugin}: {error}") from error
+        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(plugin)]
+        where = f" line {lines[-1]}: {type(error).__name__}" if lines else ""
+        raise UserError(f"{title}{where}: {error}") from error
+
+
+def _read_only(array: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _gradients(config: Config) -> Iterator[GradientShard]:

@@ -30,7 +30,7 @@ NOT_OF_THE_SELECTION = {"name", "plugin", "stability", "stability_with"}
 def generalist(config: Config) -> None:
     """Writes selected_data.json and votes.safetensors, and last selected_indices.json, which marks them complete.
 
-    With `selection.stability` also stability.json.
+    With `selection.stability` or `selection.stability_with` also stability.json.
 
     Raises UserError when the scores are of other tasks or other training data, or when nothing would be selected.
     """
@@ -54,7 +54,7 @@ def generalist(config: Config) -> None:
         say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
     else:
         _write_selection(config, found, scores, folder, fingerprint)
-    if config.selection.stability:
+    if config.selection.stability or config.selection.stability_with is not None:
         from icons.stages.stability import write_stability  # loads torch
 
         write_stability(config, found, scores, read_json(target))

@@ -35,6 +35,8 @@ def report(config: Config, names: list[str] | None = None) -> None:
     begin = time.monotonic()
     folder = RunFolder(config.output_dir)
     chosen = _names(config, folder, names or [])
+    if not names and chosen[0] != config.selection.name:
+        say(f"report: no selection {config.selection.name} yet, so the page is about {chosen[0]}")
     page = folder.report / "index.html"
     fingerprint = _fingerprint(config, folder, chosen)
     if _is_done(folder.report, fingerprint, asked=bool(names)):
