@@ -15,7 +15,7 @@ from icons.store.rows import Manifest, read_manifest
 from icons.training.log import read_log
 
 
-def read_provenance(config: Config, generalist_seconds: float | None) -> Provenance:
+def read_provenance(config: Config) -> Provenance:
     """From manifests and the warm-up's log; stages whose folders are gone have no time.
 
     Raises UserError for a damaged manifest.
@@ -49,7 +49,7 @@ def read_provenance(config: Config, generalist_seconds: float | None) -> Provena
             times.append(StageTime(f"merge{at}", f"{len(index.shards):,} shards", index.seconds))
     parts = read_manifest(folder.influence / "parts")
     times.append(_rows("specialist", [parts] if parts else [], f"{len(config.columns)} tasks"))
-    times.append(StageTime("generalist", "the selection", generalist_seconds))
+    times.append(StageTime("generalist", "the selection"))  # without a time, its files are the same bytes every time
     return Provenance(times, used.found, skipped, log, made_of)
 
 

@@ -80,8 +80,7 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
         return thumbnail(config.train.images, name)
 
     kinds, samples = sample_views(material, percentile_ranks(scores.scores, scores.valid), record, picture)
-    seconds = focus.head.get("seconds")
-    provenance = read_provenance(config, float(seconds) if isinstance(seconds, int | float) else None)
+    provenance = read_provenance(config)
     return Inputs(material, provenance, kinds, samples, scores.fingerprint, stale)
 
 
