@@ -46,7 +46,8 @@ def main(
     marker.write_text(wanted)
     facts = circumstances(torch.device("cpu"))
     typer.echo(describe(facts))
-    begin = time.monotonic()
+    clock = folder / "seconds.txt"  # of all runs that ended a piece here
+    begin = time.monotonic() - (float(clock.read_text()) if clock.is_file() else 0)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         pool.submit(start, folder, size).result()
         waiting: dict[Future[None], str] = {}
@@ -62,6 +63,7 @@ def main(
             for future in done:
                 title = waiting.pop(future)
                 future.result()
+                clock.write_text(f"{time.monotonic() - begin:.0f}\n")
                 typer.echo(f"{time.monotonic() - begin:6.0f} s  {title}", err=True)
                 if title.startswith("prepared"):
                     seed = int(title.rpartition(" ")[2])
