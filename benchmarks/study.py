@@ -57,7 +57,6 @@ def main(
 
         for seed in range(size.seeds):
             submit(f"prepared seed {seed}", prepare, seed)
-        prepared: set[int] = set()
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
@@ -67,7 +66,6 @@ def main(
                 typer.echo(f"{time.monotonic() - begin:6.0f} s  {title}", err=True)
                 if title.startswith("prepared"):
                     seed = int(title.rpartition(" ")[2])
-                    prepared.add(seed)
                     submit(f"seed {seed}: at the start", at_start, seed)
                     for arm in arms_of(seed):
                         submit(f"seed {seed}: {arm.name}", train, seed, arm)
