@@ -37,6 +37,7 @@ def train_tower(
         hidden_BPH = tower(pixels_B3HW, output_hidden_states=True).hidden_states[layer][:, 1:]
         return hidden_BPH.flatten(1)
 
+    torch.manual_seed(seed)
     reader = torch.nn.Linear(features(pixels_N3HW[:1]).shape[1], len(facts))
     optimizer = torch.optim.AdamW([*tower.parameters(), *reader.parameters()], lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.05)
