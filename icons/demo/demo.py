@@ -18,7 +18,7 @@ from icons.models.tiny import build_tiny_llava
 from icons.pipeline import run
 from icons.progress import say
 from icons.store.files import read_tensors
-from icons.store.layout import RunFolder
+from icons.store.layout import INDICES, VOTES, RunFolder
 from icons.store.scores import read_scores
 
 TRAIN_RECORDS, VAL_RECORDS = 1200, 24
@@ -108,9 +108,9 @@ def _pretrain(folder: Path) -> None:
 
 def _print_table(folder: RunFolder, name: str, drawn: VqaSet) -> None:
     scores = read_scores(folder.scores)
-    selection = json.loads((folder.selection(name) / "selected_indices.json").read_text(encoding="utf-8"))
+    selection = json.loads((folder.selection(name) / INDICES).read_text(encoding="utf-8"))
     indices = np.array(selection["indices"])
-    votes = read_tensors(folder.selection(name) / "votes.safetensors")["votes"]
+    votes = read_tensors(folder.selection(name) / VOTES)["votes"]
     say(f"{'task':<12} {'lowest':>8} {'highest':>8} {'threshold':>10}   voted for")
     for column, task in enumerate(scores.columns):
         own, tau = scores.scores[:, column], selection["thresholds"][task]

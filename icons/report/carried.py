@@ -14,11 +14,11 @@ from icons.report.drawing import (
     CUT,
     INK,
     LINE,
-    MUTED,
     Shown,
     Table,
     axes_in,
     bare,
+    beside,
     clip,
     label_width,
     new_figure,
@@ -107,9 +107,5 @@ def _draw(found: list[Carrier], percent: float, cut: Cut | None, width: float) -
     axes.set_xlabel(
         "share of the selection" + (" in the task’s own top; dashed: by chance" if wide else "; dashed: by chance")
     )
-    for place, text in zip(places, shares, strict=True):
-        axes.annotate(
-            text, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
-            va="center", color=MUTED,
-        )  # fmt: skip
+    beside(axes, places, shares)
     return figure

@@ -138,6 +138,15 @@ def bare(axes: Axes, *, grid: str = "") -> None:
         axes.grid(axis=cast(Literal["x", "y"], grid))
 
 
+def beside(axes: Axes, places: npt.NDArray[np.number], texts: Sequence[str], align: str = "center") -> None:
+    """Writes a text for each height in the right margin."""
+    for place, text in zip(places, texts, strict=True):
+        axes.annotate(
+            text, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+            va=align, color=MUTED,
+        )  # fmt: skip
+
+
 def tick_labels(axes: Axes, places: npt.NDArray[np.floating], labels: Sequence[str], room: float) -> None:
     """Under the axis; slanted where they would not fit side by side in `room` inches."""
     if fit(labels, room):

@@ -15,11 +15,11 @@ from icons.report.drawing import (
     CUT,
     INK,
     LINE,
-    MUTED,
     Shown,
     Table,
     axes_in,
     bare,
+    beside,
     clip,
     label_width,
     new_figure,
@@ -123,11 +123,9 @@ def _draw(found: list[Spread], edges: npt.NDArray[np.float64], width: float) -> 
             own_edges = np.r_[max(spread.tau, edges[first]), edges[first + 1 :]]
             axes.stairs(base + height[first:], own_edges, baseline=base, fill=True, color=CHOSEN, linewidth=0)
         axes.plot([spread.tau, spread.tau], [base, base + 0.92], color=CUT, linewidth=1.4)
-        axes.annotate(
-            f"{spread.tau:.4f}", (1, base + 0.08), xycoords=("axes fraction", "data"), xytext=(6, 0),
-            textcoords="offset points", color=MUTED,
-        )  # fmt: skip
-    axes.set_yticks(np.arange(len(found))[::-1] + 0.2, labels, color=INK)
+    places = np.arange(len(found))[::-1]
+    beside(axes, places + 0.08, [f"{spread.tau:.4f}" for spread in found], "baseline")
+    axes.set_yticks(places + 0.2, labels, color=INK)
     axes.set_ylim(-0.05, len(found))
     axes.set_xlim(edges[0], edges[-1])
     axes.locator_params(axis="x", nbins=7 if wide else 4)

@@ -11,12 +11,12 @@ from icons.report.drawing import (
     ALL,
     CHOSEN,
     INK,
-    MUTED,
     PAGE,
     Shown,
     Table,
     axes_in,
     bare,
+    beside,
     clip,
     label_width,
     new_figure,
@@ -141,9 +141,5 @@ def _draw(sources: list[Source], width: float) -> Figure:
     axes.set_xlabel(
         "share of the data (ring) and of the selection (dot)" if wide else "share: data (ring), selection (dot)"
     )
-    for place, text in zip(places, rates, strict=True):
-        axes.annotate(
-            text, (1, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
-            va="center", color=MUTED,
-        )  # fmt: skip
+    beside(axes, places, rates)
     return figure

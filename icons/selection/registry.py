@@ -71,9 +71,14 @@ class Evidence:
     gradients: Callable[[], Iterator[GradientShard]] | None = None
 
     @cached_property
+    def thresholds(self) -> Float64:
+        """[K]: the score from which on a row is among a task's top `percent`."""
+        return thresholds(self.scores, self.valid, self.percent)
+
+    @cached_property
     def votes(self) -> Int16:
         """[N]: for how many tasks a row is among the top `percent`."""
-        votes = cast_votes(self.scores, self.valid, thresholds(self.scores, self.valid, self.percent))
+        votes = cast_votes(self.scores, self.valid, self.thresholds)
         votes.flags.writeable = False
         return votes
 

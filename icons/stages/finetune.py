@@ -16,7 +16,7 @@ from icons.progress import say
 from icons.stages.training import Job, replace_folder, train
 from icons.store.files import read_json, write_json
 from icons.store.fingerprint import Fingerprint, digest, file_digest
-from icons.store.layout import RunFolder
+from icons.store.layout import INDICES, RunFolder
 from icons.store.lock import only_one_process
 
 CHECKPOINTS_KEPT = 2  # the newest; at LLaVA-1.5-7B's size each takes 4 GB
@@ -58,7 +58,7 @@ def choose(config: Config, indices: Path | None, everything: bool, random_seed: 
         raise UserError(f"{' and '.join(options)} exclude each other; give one, or none for the selection")
     if everything:
         return Part("everything", {"rows": "everything"}, lambda num_rows: list(range(num_rows)))
-    path = indices or RunFolder(config.output_dir).selection(config.selection.name) / "selected_indices.json"
+    path = indices or RunFolder(config.output_dir).selection(config.selection.name) / INDICES
     if indices is None and not path.is_file():
         raise UserError(
             f"{path} does not exist; run `icons generalist` first, or choose with --indices FILE or --everything"
@@ -78,7 +78,7 @@ def choose(config: Config, indices: Path | None, everything: bool, random_seed: 
 
     default = config.selection.name
     if indices is not None:
-        named = indices.absolute().parent.name if indices.name == "selected_indices.json" else indices.stem
+        named = indices.absolute().parent.name if indices.name == INDICES else indices.stem
         default = re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-.") or "indices"
     return Part(default, {"rows": digest({"indices": chosen})}, rows)
 

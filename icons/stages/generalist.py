@@ -14,13 +14,13 @@ from icons.config import Config
 from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say
-from icons.selection.consensus import Int64, highest, percentile_ranks, thresholds
+from icons.selection.consensus import Int64, highest, percentile_ranks
 from icons.selection.cut import Cut, cut_of
 from icons.selection.registry import Method
 from icons.stages.evidence import evidence, ranked, selection_method
 from icons.store.files import SEAL, read_json, read_sealed, seal, write_bytes, write_parts, write_tensors
-from icons.store.fingerprint import digest, file_digest
-from icons.store.layout import RunFolder
+from icons.store.fingerprint import as_written, digest, file_digest
+from icons.store.layout import DATA, INDICES, VOTES, RunFolder
 from icons.store.scores import Scores, read_scores
 
 NOT_OF_THE_SELECTION = {"name", "plugin", "stability", "stability_with"}
@@ -47,10 +47,10 @@ def generalist(config: Config) -> None:
     settings = config.selection.model_dump(mode="json", exclude=NOT_OF_THE_SELECTION)
     plugin = file_digest(config.selection.plugin) if config.selection.plugin else None
     fingerprint = digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
-    target = folder / "selected_indices.json"
+    target = folder / INDICES
     _require_same_method(target, config)
-    if _is_done(folder, fingerprint):
-        count = len(json.loads(target.read_bytes())["indices"])
+    if done := as_written(target, fingerprint):
+        count = len(done["indices"])
         say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
     else:
         _write_selection(config, found, scores, folder, fingerprint)
@@ -73,16 +73,6 @@ def _require_same_method(target: Path, config: Config) -> None:
         )
 
 
-def _is_done(folder: Path, fingerprint: str) -> bool:
-    """Whether the selection of this fingerprint is there, every byte of its files as it was written."""
-    try:
-        found = read_sealed(folder / "selected_indices.json", "")
-        whole = all(file_digest(folder / name) == sha256 for name, sha256 in found["files"].items())
-        return whole and bool(found["fingerprint"] == fingerprint)
-    except (UserError, OSError, AttributeError, KeyError):
-        return False
-
-
 def _write_selection(config: Config, found: Method, scores: Scores, folder: Path, fingerprint: str) -> None:
     settings = config.selection
     num_rows = len(scores.valid)
@@ -91,7 +81,7 @@ def _write_selection(config: Config, found: Method, scores: Scores, folder: Path
     if count == 0 or not scores.valid.any():
         why = "no row is valid" if count else f"{settings.percent}% of {num_rows} records is less than one"
         raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
-    tau, votes = thresholds(scores.scores, scores.valid, settings.percent), known.votes
+    tau, votes = known.thresholds, known.votes
     ranks = percentile_ranks(scores.scores, scores.valid)
     ranking = ranked(config, found, known)
     selected = highest(ranking.values, ranks, scores.valid, count, settings.tie_break, settings.seed)
@@ -111,11 +101,11 @@ def _write_selection(config: Config, found: Method, scores: Scores, folder: Path
         **({"notes": ranking.notes} if ranking.notes else {}),
         "fingerprint": fingerprint,
     }
-    target = folder / "selected_indices.json"
+    target = folder / INDICES
     target.unlink(missing_ok=True)
-    write_parts(folder / "selected_data.json", _data_file(Records(config.train.data), selected))
-    write_tensors(folder / "votes.safetensors", {"votes": votes, "values": ranking.values})
-    head["files"] = {name: file_digest(folder / name) for name in ("selected_data.json", "votes.safetensors")}
+    write_parts(folder / DATA, _data_file(Records(config.train.data), selected))
+    write_tensors(folder / VOTES, {"votes": votes, "values": ranking.values})
+    head["files"] = {name: file_digest(folder / name) for name in (DATA, VOTES)}
     head[SEAL] = seal(head | {"indices": selected.tolist()})
     body = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_bytes(target, f'{body},\n "indices": {json.dumps(selected.tolist())}\n}}\n'.encode())

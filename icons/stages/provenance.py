@@ -36,7 +36,7 @@ def read_provenance(config: Config) -> Provenance:
         found = [manifest for manifest in tasks.values() if manifest]
         times.append(_rows(f"val-grads{at}", found, f"{len(found)} task{'s' if len(found) != 1 else ''}"))
         times.append(_rows(f"train-grads{at}", chunks, f"{len(chunks)} chunk{'s' if len(chunks) != 1 else ''}"))
-        if not skipped.keys() & {"training data"}:  # the same records at every checkpoint
+        if "training data" not in skipped:  # the same records at every checkpoint
             skipped["training data"] = _reasons(chunks)
             skipped |= {f"task {name}": _reasons([manifest]) for name, manifest in tasks.items() if manifest}
         for manifest in found:

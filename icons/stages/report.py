@@ -15,10 +15,10 @@ from icons.config_file import dump_config
 from icons.errors import UserError
 from icons.progress import say
 from icons.stages.report_inputs import Inputs, read_inputs
-from icons.store.chosen import INDICES, STABILITY, selection_names
-from icons.store.files import read_sealed, write_bytes, write_sealed
-from icons.store.fingerprint import digest, file_digest
-from icons.store.layout import RunFolder
+from icons.store.chosen import selection_names
+from icons.store.files import write_bytes, write_sealed
+from icons.store.fingerprint import as_written, digest, file_digest
+from icons.store.layout import INDICES, STABILITY, RunFolder
 from icons.store.scores import read_scores_header
 
 FORMAT = 1
@@ -39,7 +39,8 @@ def report(config: Config, names: list[str] | None = None) -> None:
         say(f"report: no selection {config.selection.name} yet, so the page is about {chosen[0]}")
     page = folder.report / "index.html"
     fingerprint = _fingerprint(config, folder, chosen)
-    if _is_done(folder.report, fingerprint, asked=bool(names)):
+    done = as_written(folder.report / "manifest.json", fingerprint)
+    if done and not (names and done.get("stale")):  # one that was left out, and is now asked for by name
         say(f"report: {page}, already done")
         return
     inputs = read_inputs(config, chosen, asked=bool(names))
@@ -96,19 +97,6 @@ def _small_files(config: Config, folder: RunFolder, names: list[str]) -> Iterabl
             yield folder.task(checkpoint, task.name) / "manifest.json"
         for chunk in range(config.train.num_chunks):
             yield folder.chunk(checkpoint, chunk, config.train.num_chunks) / "manifest.json"
-
-
-def _is_done(folder: Path, fingerprint: str, *, asked: bool) -> bool:
-    """Whether the page of this fingerprint is there, every byte of its files as it was written.
-
-    Not when it leaves a selection out that was now `asked` for by name.
-    """
-    try:
-        found = read_sealed(folder / "manifest.json", "")
-        whole = all(file_digest(folder / name) == sha256 for name, sha256 in found["files"].items())
-        return whole and bool(found["fingerprint"] == fingerprint) and not (asked and found["stale"])
-    except (UserError, OSError, AttributeError, KeyError):
-        return False
 
 
 def _remove_old(folder: Path, files: dict[str, bytes]) -> None:

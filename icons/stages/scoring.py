@@ -6,13 +6,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
 
 from icons.config import Config
 from icons.errors import UserError
@@ -114,17 +112,6 @@ def in_order(work: Callable[[int], T], numbers: Iterable[int], threads: int) -> 
         finally:
             for future in waiting:
                 future.cancel()
-
-
-@contextmanager
-def torch_on_one_thread() -> Iterator[None]:
-    """The shards share the cores between them; torch's own threads would only be in the way."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _load_task(config: Config, checkpoint: int | str, name: str, keep_rows: bool) -> TaskRows:

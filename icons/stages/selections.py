@@ -18,6 +18,7 @@ from icons.errors import BadRecordError, UserError
 from icons.progress import Progress
 from icons.selection.compare import Int64
 from icons.store.files import Array, read_tensors
+from icons.store.layout import VOTES
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _index_file(path: Path, found: dict[str, Any]) -> Selection:
         raise UserError(f"{path}: row {twice} is listed more than once")
     if num_train is not None and type(num_train) is not int:
         raise UserError(f"{path}: num_train is {num_train!r}, expected a number of records")
-    votes, beside = None, path.parent / "votes.safetensors"
+    votes, beside = None, path.parent / VOTES
     if beside.is_file():
         votes = read_tensors(beside, ["votes"])["votes"]
         if num_train is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icons.config import Config
-from icons.cores import cores
+from icons.cores import cores, torch_on_one_thread
 from icons.errors import UserError
 from icons.progress import Progress, say
 from icons.stages.checkpoints import checkpoint_weights
@@ -59,7 +59,7 @@ def specialist(config: Config) -> None:
 
 def _score(config: Config, indices: list[Index], writer: RowWriter) -> None:
     """Scores the shards that are not yet, and writes them in their order."""
-    from icons.stages.scoring import MOST_THREADS, in_order, load_sources, score_shard, torch_on_one_thread
+    from icons.stages.scoring import MOST_THREADS, in_order, load_sources, score_shard
 
     shards = indices[0].shards
     done = _done(indices[0], writer)

@@ -20,7 +20,7 @@ from icons.selection.stability import agreement, halves
 from icons.stages.directions import complete_task
 from icons.stages.evidence import evidence, ranked
 from icons.store.files import Array, read_tensors, write_sealed
-from icons.store.layout import RunFolder
+from icons.store.layout import STABILITY, RunFolder
 from icons.store.rows import read_manifest
 from icons.store.scores import Scores, read_scores
 
@@ -54,7 +54,7 @@ def write_stability(config: Config, found: Method, scores: Scores, selection: di
         report["other_run"] = agreement(own, chosen, rows) | {"scores": theirs.fingerprint}
         path = RunFolder(their_config.output_dir).scores
         say(f"  stability {name}: with the scores of {path}, {_in_words(report['other_run'])}")
-    write_sealed(RunFolder(config.output_dir).selection(name) / "stability.json", report)
+    write_sealed(RunFolder(config.output_dir).selection(name) / STABILITY, report)
 
 
 def _other_run(config: Config, scores: Scores) -> tuple[Config, Scores]:

@@ -13,7 +13,7 @@ from icons.ranges import as_ranges
 from icons.store.files import read_json
 from icons.store.heartbeat import Beat, file_system_now, read_beat
 from icons.store.index import read_index
-from icons.store.layout import RunFolder
+from icons.store.layout import INDICES, RunFolder
 from icons.store.rows import Manifest, read_manifest
 from icons.store.scores import read_scores_header
 
@@ -180,7 +180,7 @@ def _merged(path: Path) -> Piece:
 
 
 def _selection(folder: Path, name: str) -> Piece:
-    path = folder / "selected_indices.json"
+    path = folder / INDICES
     if not path.is_file():
         return Piece("generalist", name, "missing")
     try:

@@ -14,8 +14,7 @@ from icons.errors import UserError
 from icons.selection.cut import Cut
 from icons.store.files import read_sealed, read_tensors
 from icons.store.fingerprint import file_digest
-
-INDICES, VOTES, STABILITY = "selected_indices.json", "votes.safetensors", "stability.json"
+from icons.store.layout import INDICES, STABILITY, VOTES
 
 
 @dataclass(frozen=True)

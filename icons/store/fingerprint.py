@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from icons.data.index import known_sha256
 from icons.errors import UserError
+from icons.store.files import read_sealed
 
 Fingerprint = dict[str, str | int | float | bool | None]
 
@@ -36,6 +38,19 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 22):
             total.update(block)
     return total.hexdigest()
+
+
+def as_written(marker: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The sealed file that marks others complete, when it has this fingerprint and they are as they were written.
+
+    `files` in it has their SHA-256 by name. None when anything is missing, damaged or of another fingerprint.
+    """
+    try:
+        found = read_sealed(marker, "")
+        whole = all(file_digest(marker.parent / name) == sha256 for name, sha256 in found["files"].items())
+        return found if whole and found["fingerprint"] == fingerprint else None
+    except (UserError, OSError, AttributeError, KeyError):
+        return None
 
 
 def tensors_digest(path: Path) -> str:

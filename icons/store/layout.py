@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+INDICES, DATA = "selected_indices.json", "selected_data.json"
+VOTES, STABILITY = "votes.safetensors", "stability.json"
+"""The files of a selection."""
+
 
 class RunFolder:
     """Paths of one run; nothing is created by asking for them."""

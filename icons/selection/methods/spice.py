@@ -6,13 +6,13 @@ Pools are drawn, by seed, among the rows of one training shard, so that the grad
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 
 import numpy as np
 import torch
 
+from icons.cores import torch_on_one_thread
 from icons.selection.registry import CannotAnswerError, Evidence, GradientShard, Int64, Ranking, method
 from icons.selection.spice import Picks, Settings, conflicts, information, pick
 
@@ -57,7 +57,7 @@ def spice(evidence: Evidence) -> Ranking:
     most = max(given["keep"], ceil(pool * evidence.count / max(1, valid)))
     choice = _Choice(np.zeros(len(evidence.valid)))
     seen = 0
-    with _one_thread():
+    with torch_on_one_thread():  # a pool is too small to share, and more threads may round sums otherwise
         for shard in evidence.gradients():
             lottery = np.random.PCG64([evidence.seed, int(shard.rows[0])])
             for positions in _pools(shard, pool, lottery):
@@ -72,17 +72,6 @@ def spice(evidence: Evidence) -> Ranking:
         f"log-determinant {own['log_determinant']:.4g} (a random choice: {other['log_determinant']:.4g}), "
         f"mean conflict {own['mean_conflict']:.2g} (random: {other['mean_conflict']:.2g})",
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A pool is too small to share: more threads are slower, and may round sums otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _pools(shard: GradientShard, size: int, lottery: np.random.PCG64) -> Iterator[Int64]:
