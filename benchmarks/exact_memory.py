@@ -23,7 +23,7 @@ from setting import circumstances, describe, tiny_model
 from icons.config_file import load_config
 from icons.demo.drawing import draw_vqa_set
 from icons.models.tiny import BENCHMARK
-from icons.stages.val_grads import val_grads
+from icons.stages.specialist.val_grads import val_grads
 
 RANK = 128  # many parameters for so small a model, so that the tasks' share shows
 

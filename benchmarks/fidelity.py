@@ -29,11 +29,12 @@ from torch import Tensor
 from icons.data.batching import plan_batches
 from icons.data.samples import DataSource
 from icons.demo.drawing import VqaSet, draw_vqa_set
+from icons.gradients.kinds import PROJECTIONS
 from icons.gradients.per_sample import ForwardPass, backpropagate
-from icons.gradients.projection import KINDS, make_projector
+from icons.gradients.projection import make_projector
 from icons.models.tiny import TINY
 from icons.models.vlm import VisionLanguageModel
-from icons.selection.consensus import budget, cast_votes, most_voted, percentile_ranks, thresholds
+from icons.selection.consensus import budget, cast_votes, highest, percentile_ranks, thresholds
 from icons.selection.influence import combine_groups, influence_scores
 
 Gradients = dict[str, Tensor]
@@ -126,7 +127,9 @@ def outcome(train_ND: Tensor, val_MD: Tensor, target: Target, percent: float) ->
     valid = np.ones(len(scores), np.bool_)
     tau = thresholds(scores, valid, percent)
     ranks = percentile_ranks(scores, valid)
-    chosen = most_voted(cast_votes(scores, valid, tau), ranks, valid, budget(len(scores), percent), "rank", 0)
+    chosen = highest(
+        cast_votes(scores, valid, tau).astype(float), ranks, valid, budget(len(scores), percent), "rank", 0
+    )
     return Outcome((train_ND @ val_MD.T).numpy(), scores, scores >= tau, frozenset(chosen.tolist()))
 
 
@@ -166,9 +169,7 @@ def main(
     val_samples: Annotated[int, typer.Option(help="records of each task")] = 12,
     seeds: int = 3,
     dims: Annotated[str, typer.Option(help="separated by commas")] = "512,1024,2048,5120",
-    kinds: Annotated[str, typer.Option(help="separated by commas")] = ",".join(
-        kind for kind in KINDS if kind != "none"
-    ),
+    kinds: Annotated[str, typer.Option(help="separated by commas")] = ",".join(PROJECTIONS),
     rank: Annotated[int, typer.Option(help="of the LoRA")] = 16,
     steps: Annotated[int, typer.Option(help="of warm-up")] = 40,
     percent: float = 20,

@@ -47,8 +47,9 @@ from setting import (
 from icons.data.batches import Batch
 from icons.data.batching import plan_batches
 from icons.demo.drawing import draw_vqa_set
+from icons.gradients.kinds import PROJECTIONS
 from icons.gradients.per_sample import backpropagate
-from icons.gradients.projection import KINDS, make_projector
+from icons.gradients.projection import make_projector
 from icons.gradients.rows import Rows, exact_rows, projected_rows
 from icons.gradients.types import sgd
 from icons.models.tiny import BENCHMARK
@@ -85,7 +86,7 @@ def exact(model: VisionLanguageModel, tasks: int) -> Engine:
 def engines(model: VisionLanguageModel, dim: int, tasks: int) -> dict[str, Engine]:
     """Ours by projection."""
     return {
-        **{kind: sketched(model, kind, dim) for kind in sorted(KINDS) if kind != "none"},
+        **{kind: sketched(model, kind, dim) for kind in sorted(PROJECTIONS)},
         "none": exact(model, tasks),
     }
 

@@ -37,7 +37,7 @@ LOAD = """
 import sys
 from pathlib import Path
 from icons.config import ModelConfig
-import icons.stages.collect, icons.stages.train_grads
+import icons.stages.specialist.collect, icons.stages.specialist.train_grads
 from icons.models.adapters import attach_adapter
 from icons.models.loading import load_base
 folder = Path(sys.argv[1])
@@ -47,7 +47,7 @@ TRAIN_GRADS = """
 import sys
 from pathlib import Path
 from icons.config_file import load_config
-from icons.stages.train_grads import train_grads
+from icons.stages.specialist.train_grads import train_grads
 train_grads(load_config(Path(sys.argv[1])))
 """
 # The kernel's own count of this process: ru_maxrss would take over that of the process which started it.

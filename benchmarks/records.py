@@ -39,7 +39,7 @@ import hashlib, json, sys, time
 from array import array
 from pathlib import Path
 from random import Random
-from icons.data.records import Records
+from icons.data.records import Records, open_records
 from icons.store.fingerprint import file_digest
 path = Path(sys.argv[1])
 peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
@@ -62,7 +62,7 @@ else:
 found["open_s"] = time.perf_counter() - start
 """
 INDEXED = """
-records = Records(path)
+records = open_records(path)
 file_digest(path)
 found["open_s"] = time.perf_counter() - start
 records[len(records) // 2]
@@ -81,12 +81,12 @@ import json, sys
 from pathlib import Path
 from icons.config import ModelConfig
 from icons.data.batches import load_batches
-from icons.data.records import Records, chunk_range
+from icons.data.records import Records, chunk_range, open_records
 from icons.data.samples import DataSource
 from icons.models.formats import input_format
 from icons.store.fingerprint import file_digest
 path, model, images = map(Path, sys.argv[1:])
-records = Records(path)
+records = open_records(path)
 file_digest(path)
 source = DataSource(records, images, input_format(model, ModelConfig(base=str(model), device="cpu")))
 start, stop = chunk_range(len(records), 200, 100)

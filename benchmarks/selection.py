@@ -30,10 +30,10 @@ from setting import circumstances, describe
 
 from icons.config import Config
 from icons.config_file import load_config
-from icons.data.records import Records, chunk_range
+from icons.data.records import chunk_range, open_records
 from icons.models.tiny import TINY, build_tiny_llava
-from icons.stages.inputs import feature_fingerprint, train_fingerprint, val_fingerprint
-from icons.stages.warmup import warmup
+from icons.stages.specialist.fingerprints import feature_fingerprint, train_fingerprint, val_fingerprint
+from icons.stages.training.warmup import warmup
 from icons.store.layout import RunFolder
 from icons.store.rows import RowWriter
 from icons.store.scores import Scores, write_scores
@@ -139,7 +139,7 @@ def fill(writer: RowWriter, dim: int, seed: int) -> None:
 
 def make_store(config: Config) -> None:
     """Every chunk and task of the config, with random rows."""
-    records, folder, dim = Records(config.train.data), RunFolder(config.output_dir), config.gradients.dim
+    records, folder, dim = open_records(config.train.data), RunFolder(config.output_dir), config.gradients.dim
     fingerprint = train_fingerprint(config, "final", len(records))
     chunks = config.train.num_chunks
     for chunk in range(chunks):
@@ -147,7 +147,7 @@ def make_store(config: Config) -> None:
         fill(RowWriter(folder.chunk("final", chunk, chunks), start, stop, fingerprint), dim, chunk)
     features = feature_fingerprint(config, "final")
     for number, task in enumerate(config.tasks):
-        count = len(Records(task.data))
+        count = len(open_records(task.data))
         own = val_fingerprint(config, features, task.data, count)
         fill(RowWriter(folder.task("final", task.name), 0, count, own), dim, 10_000 + number)
 

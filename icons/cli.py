@@ -33,7 +33,7 @@ Overrides = Annotated[
 @app.command()
 def warmup(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train a LoRA adapter on a small random part of the data."""
-    from icons.stages.warmup import warmup as stage
+    from icons.stages.training.warmup import warmup as stage
 
     _run_stage(config, overrides, stage, several_processes=True)
 
@@ -54,8 +54,8 @@ def finetune(
     overrides: Overrides = None,
 ) -> None:
     """Train a LoRA adapter and the projector on the selection (the final run)."""
-    from icons.stages.finetune import choose
-    from icons.stages.finetune import finetune as stage
+    from icons.stages.training.finetune import choose
+    from icons.stages.training.finetune import finetune as stage
 
     def chosen(opened: Config) -> None:
         stage(opened, choose(opened, indices, everything, random_seed), name, merged=merged)
@@ -70,7 +70,7 @@ def train_grads(
     overrides: Overrides = None,
 ) -> None:
     """Compute the gradient features of the training data, every missing chunk of it."""
-    from icons.stages.train_grads import train_grads as stage
+    from icons.stages.specialist.train_grads import train_grads as stage
 
     _run_stage(config, overrides, lambda opened: stage(opened, chunk))
 
@@ -78,7 +78,7 @@ def train_grads(
 @app.command()
 def merge(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check that all chunks are there and belong together, and index them."""
-    from icons.stages.merge import merge as stage
+    from icons.stages.specialist.merge import merge as stage
 
     _run_stage(config, overrides, stage)
 
@@ -90,7 +90,7 @@ def val_grads(
     overrides: Overrides = None,
 ) -> None:
     """Compute the gradient features of the target tasks, every missing one."""
-    from icons.stages.val_grads import val_grads as stage
+    from icons.stages.specialist.val_grads import val_grads as stage
 
     _run_stage(config, overrides, lambda opened: stage(opened, task))
 
@@ -98,7 +98,7 @@ def val_grads(
 @app.command()
 def specialist(config: ConfigFile, overrides: Overrides = None) -> None:
     """Score every training sample's influence on every task (stage 1)."""
-    from icons.stages.specialist import specialist as stage
+    from icons.stages.specialist.specialist import specialist as stage
 
     _run_stage(config, overrides, stage)
 
@@ -106,7 +106,7 @@ def specialist(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def generalist(config: ConfigFile, overrides: Overrides = None) -> None:
     """Vote over the tasks and write the selection (stage 2)."""
-    from icons.stages.generalist import generalist as stage
+    from icons.stages.generalist.generalist import generalist as stage
 
     _run_stage(config, overrides, stage)
 
@@ -121,7 +121,7 @@ def report(
     overrides: Overrides = None,
 ) -> None:
     """Write one page that shows what was selected, why, and how it was made."""
-    from icons.stages.report import report as stage
+    from icons.stages.report.report import report as stage
 
     _run_stage(config, overrides, lambda opened: stage(opened, selection))
 
@@ -134,7 +134,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show how far two selections agree, over all and by source and votes."""
-    from icons.stages.compare import compare as stage
+    from icons.stages.generalist.compare import compare as stage
 
     stage(a, b, data, as_json)
 
@@ -155,7 +155,7 @@ def status(
     overrides: Overrides = None,
 ) -> None:
     """Show what is done, running, failed and missing, stage by stage."""
-    from icons.stages.status_table import print_status
+    from icons.stages.checks.status_table import print_status
 
     print_status(load_config(config, overrides or []), as_json=as_json, watch=watch)
 
@@ -163,7 +163,7 @@ def status(
 @app.command()
 def validate(config: ConfigFile, overrides: Overrides = None) -> None:
     """Read everything that a run will need, without a GPU, and list all problems."""
-    from icons.stages.validate import validate as stage
+    from icons.stages.checks.validate import validate as stage
 
     stage(load_config(config, overrides or []))
 
@@ -177,7 +177,7 @@ def inspect(
     overrides: Overrides = None,
 ) -> None:
     """Show one record as the model sees it: text, ids, labels, image size, what is masked."""
-    from icons.stages.inspect import inspect_record
+    from icons.stages.checks.inspect import inspect_record
 
     inspect_record(_open(config, overrides, write=False), row, task, as_json)
 

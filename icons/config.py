@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from icons.errors import UserError
+from icons.gradients.kinds import EXACT, PROJECTIONS
 from icons.selection.methods import built_in
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
@@ -98,17 +99,29 @@ def _known_checkpoint(value: int | str) -> int | str:
     return value
 
 
+def _known_projection(value: str) -> str:
+    kinds = [*PROJECTIONS, EXACT]
+    if value not in kinds:
+        raise ValueError(f"expected one of {', '.join(kinds)}")
+    return value
+
+
 class GradientConfig(_Section):
     checkpoints: list[Annotated[int | str, AfterValidator(_known_checkpoint)]] = Field(["final"], min_length=1)
     checkpoint_weights: list[float] | None = None  # null = the warm-up's mean learning rate up to each (LESS)
     type: Literal["sgd", "sign", "adam"] = "sgd"
-    projection: Literal["count_sketch", "rademacher", "none"] = "count_sketch"
+    projection: Annotated[str, AfterValidator(_known_projection)] = "count_sketch"  # none = exact scores
     dim: int = Field(5120, ge=1)
     seed: int = 0
     tokens_per_batch: int | None = Field(None, ge=1)  # padded tokens at once; null = 16384 on a GPU, 2048 on a CPU
     shard_rows: int = Field(4096, ge=1)
     num_workers: int | None = Field(None, ge=0)  # processes that decode images; null = none on a CPU, up to 8 for a GPU
     workers: int | None = Field(None, ge=1)  # processes that compute chunks; null = one for each visible GPU
+
+    @property
+    def exact(self) -> bool:
+        """Whether the training pass leaves exact scores; otherwise it leaves projected rows."""
+        return self.projection == EXACT
 
 
 class InfluenceConfig(_Section):
@@ -192,7 +205,7 @@ class Config(_Section):
     def _selection_can_be_made(self) -> None:
         """Known before the gradients are computed: what a built-in method will ask for."""
         method, task = self.selection.method, self.selection.task
-        if method == "spice" and self.gradients.projection == "none":
+        if method == "spice" and self.gradients.exact:
             raise ValueError(
                 "selection.method spice needs projected gradients, and gradients.projection: none stores scores alone"
             )

@@ -7,15 +7,15 @@ needs them first.
 from __future__ import annotations
 
 from icons.config import Config
-from icons.stages.checkpoints import checkpoint_weights
-from icons.stages.evidence import selection_method
-from icons.stages.generalist import generalist
-from icons.stages.merge import merge
-from icons.stages.report import report
-from icons.stages.specialist import specialist
-from icons.stages.train_grads import train_grads
-from icons.stages.val_grads import val_grads
-from icons.stages.warmup import warmup
+from icons.stages.generalist.evidence import selection_method
+from icons.stages.generalist.generalist import generalist
+from icons.stages.report.report import report
+from icons.stages.specialist.checkpoints import checkpoint_weights
+from icons.stages.specialist.merge import merge
+from icons.stages.specialist.specialist import specialist
+from icons.stages.specialist.train_grads import train_grads
+from icons.stages.specialist.val_grads import val_grads
+from icons.stages.training.warmup import warmup
 from icons.stop import leave_if_asked
 
 

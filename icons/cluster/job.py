@@ -122,12 +122,12 @@ def checkpoint_overrides(checkpoint: str | None) -> list[str]:
 
 def stage_function(job: Job) -> Callable[[Config], None]:
     """The stage as `icons run` calls it, narrowed to the job's chunk or task."""
-    from icons.stages.generalist import generalist
-    from icons.stages.merge import merge
-    from icons.stages.specialist import specialist
-    from icons.stages.train_grads import train_grads
-    from icons.stages.val_grads import val_grads
-    from icons.stages.warmup import warmup
+    from icons.stages.generalist.generalist import generalist
+    from icons.stages.specialist.merge import merge
+    from icons.stages.specialist.specialist import specialist
+    from icons.stages.specialist.train_grads import train_grads
+    from icons.stages.specialist.val_grads import val_grads
+    from icons.stages.training.warmup import warmup
 
     if job.stage == "train-grads":
         return lambda config: train_grads(config, job.chunk)

@@ -15,7 +15,7 @@ from icons.config import Config
 from icons.errors import UserError
 from icons.progress import say
 from icons.ranges import as_ranges
-from icons.stages.status import Piece, collect_status
+from icons.stages.checks.status import Piece, collect_status
 
 SCRIPTS = {
     "warmup": "warmup.sh",
@@ -93,7 +93,7 @@ class Plan:
     def before(self, stage: str) -> list[str]:
         """The stages whose results a stage reads."""
         if stage == "train-grads":
-            return ["warmup", "val-grads"] if self.config.gradients.projection == "none" else ["warmup"]
+            return ["warmup", "val-grads"] if self.config.gradients.exact else ["warmup"]
         return {
             "warmup": [],
             "val-grads": ["warmup"],

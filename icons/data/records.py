@@ -16,6 +16,11 @@ from icons.data.open_file import OpenFile
 from icons.errors import BadRecordError, UserError
 
 
+def open_records(path: Path) -> Records:
+    """The records of a data file: the one place that knows which formats there are."""
+    return Records(path)
+
+
 class Records:
     """Random access to the records of one data file, in any thread and after a fork.
 

@@ -74,7 +74,7 @@ def _config(drawn: VqaSet, folder: Path) -> dict[str, object]:
 def _pretrain(folder: Path) -> None:
     """Every parameter of a fresh tiny LLaVA, on clean records of another seed; the model folder comes last."""
     from icons.config import ModelConfig
-    from icons.data.records import Records
+    from icons.data.records import open_records
     from icons.data.samples import DataSource
     from icons.models.loading import load_base
     from icons.training.recipe import Recipe
@@ -85,7 +85,7 @@ def _pretrain(folder: Path) -> None:
     other = draw_vqa_set(folder / "pretraining", train_records=PRETRAIN_RECORDS, val_records=1, wrong_share=0, seed=1)
     build_tiny_llava(fresh)
     model = load_base(ModelConfig(base=str(fresh.absolute()), dtype="float32", device="cpu"))
-    source = DataSource(Records(other.train), other.images, model.inputs)
+    source = DataSource(open_records(other.train), other.images, model.inputs)
     samples, _ = source.samples(range(PRETRAIN_RECORDS))
     recipe = Recipe(
         steps=PRETRAIN_STEPS,

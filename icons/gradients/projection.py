@@ -6,12 +6,12 @@ P g = sum over LoRA tensors of P_name g_name. The columns of P that belong to a 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Protocol
 
 from torch import Tensor
 
-from icons.gradients.count_sketch import CountSketch
-from icons.gradients.rademacher import Rademacher
+from icons.gradients.kinds import PROJECTIONS
 
 
 class Projector(Protocol):
@@ -34,13 +34,10 @@ class Projector(Protocol):
         ...
 
 
-KINDS = ("count_sketch", "rademacher")
-
-
 def make_projector(kind: str, dim: int, seed: int) -> Projector:
-    """The projector of one of `KINDS` to `dim` outputs; ValueError for another kind or a dim out of range."""
-    if kind == "count_sketch":
-        return CountSketch(dim, seed)
-    if kind == "rademacher":
-        return Rademacher(dim, seed)
-    raise ValueError(f"unknown projection {kind!r}; expected one of {', '.join(KINDS)}")
+    """The projector of a kind in `kinds.PROJECTIONS`; ValueError for another kind or a dim out of range."""
+    if kind not in PROJECTIONS:
+        raise ValueError(f"unknown projection {kind!r}; expected one of {', '.join(PROJECTIONS)}")
+    module, _, name = PROJECTIONS[kind].partition(":")
+    projector: Projector = getattr(import_module(module), name)(dim, seed)
+    return projector

@@ -17,10 +17,10 @@ import yaml
 from safetensors.numpy import load_file
 
 from icons.demo.drawing import draw_vqa_set
-from tests.conftest import Project, project_config
+from tests.conftest import ROOT, Project, project_config
 from tests.slurm.cluster import Cluster
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPTS = ROOT / "scripts"
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The study: does selection help? `python benchmarks/study --folder DIR`."""

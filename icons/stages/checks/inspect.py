@@ -1,0 +1,72 @@
+"""`icons inspect`: one record as the model sees it."""
+
+from __future__ import annotations
+
+import json
+
+from icons.config import Config
+from icons.data.conversation import parse_record
+from icons.data.images import image_path, load_image
+from icons.data.records import open_records
+from icons.data.tokens import IGNORE, IMAGE_ID, Tokens, expand_images
+from icons.errors import BadRecordError, UserError
+from icons.models.formats import input_format
+from icons.models.loading import model_folder
+from icons.progress import say
+
+
+def inspect_record(config: Config, row: int, task: str | None = None, as_json: bool = False) -> None:
+    """Prints text, ids, labels and image size of one row; BadRecordError when a run could not use it."""
+    chosen = config.train if task is None else config.task(task)
+    records = open_records(chosen.data)
+    if not 0 <= row < len(records):
+        raise UserError(f"--row {row}: {records.path} has rows 0 to {len(records) - 1}")
+    record, inputs = records[row], input_format(model_folder(config.model.base), config.model)
+    try:
+        conversation = parse_record(record)
+        (tokens,) = inputs.tokenise([inputs.render(conversation)])
+        paths = [image_path(chosen.images, name) for name in conversation.images]
+        ids = [inputs.image_ids(path) for path in paths]
+        used, ends = expand_images(tokens, ids, inputs.max_length)
+        images = [load_image(path) for path in paths]
+    except BadRecordError as error:
+        raise BadRecordError(f"{records.where(row, record)}: {error}") from None
+    cut = len(tokens.ids) + sum(len(own) - 1 for own in ids) - len(used.ids)
+    left = len(used.ids) - sum(len(own) - 1 for own in ids[: len(ends)])
+    tokens = Tokens(tokens.ids[:left], tokens.labels[:left])
+    sizes = [list(image.size) for image in images]
+    if as_json:
+        say(json.dumps({"input_ids": tokens.ids, "labels": tokens.labels, "image_sizes": sizes}))
+        return
+    say(records.where(row, record))
+    for name, image in zip(conversation.images, images, strict=True):
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in inputs.image_inputs(image).items())
+        say(f"image: {name}, {image.width} x {image.height} pixels, to the model as {shapes}")
+    if not images:
+        say("image: none")
+    say(f"tokens: {len(used.ids)} ({sum(map(len, ids[: len(ends)]))} of images), {used.num_targets} predicted")
+    if cut:
+        say(f"max_length {inputs.max_length} cuts {cut} tokens off the end")
+    say("text (what is predicted stands in [[ ]]):")
+    say(_marked_text(tokens.ids, tokens.labels, inputs.tokenizer))
+    say(f"input_ids: {tokens.ids}")
+    say(f"labels: {tokens.labels}")
+
+
+def _marked_text(ids: list[int], labels: list[int], tokenizer: object) -> str:
+    text, start = "", 0
+    while start < len(ids):
+        stop = start + 1
+        while stop < len(ids) and _kind(ids[stop], labels[stop]) == _kind(ids[start], labels[start]):
+            stop += 1
+        if ids[start] == IMAGE_ID:
+            text += "<image>"
+        else:
+            piece = tokenizer.decode(ids[start:stop], skip_special_tokens=False)  # type: ignore[attr-defined]
+            text += piece if labels[start] == IGNORE else f"[[{piece}]]"
+        start = stop
+    return text
+
+
+def _kind(token: int, label: int) -> tuple[bool, bool]:
+    return token == IMAGE_ID, label != IGNORE

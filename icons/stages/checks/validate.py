@@ -1,0 +1,135 @@
+"""`icons validate`: reads everything that a run will need and lists all problems at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from icons.config import Config, TaskConfig, TrainConfig
+from icons.config_file import missing_files
+from icons.data.batches import with_readable_images
+from icons.data.formats import InputFormat
+from icons.data.records import open_records
+from icons.data.samples import DataSource
+from icons.errors import UserError
+from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, require_fit
+from icons.models.formats import input_format
+from icons.models.loading import meta_model, model_folder
+from icons.progress import Progress, say
+from icons.stages.specialist.fingerprints import require_dim
+from icons.store.files import read_json
+from icons.store.layout import RunFolder
+
+ROWS_AT_ONCE = 1024
+
+
+def validate(config: Config) -> None:
+    """Prints a line per problem and raises UserError with their count; says so when there is none."""
+    problems = missing_files(config) + _output_problems(config.output_dir)
+    inputs, found = _model_problems(config)
+    problems += found
+    sizes: list[int] = []
+    files: list[tuple[str, TrainConfig | TaskConfig]] = [("training data", config.train)]
+    for name, data in files + [(task.name, task) for task in config.tasks]:
+        found, size = _data_problems(name, data, inputs)
+        problems += found
+        sizes.append(size)
+    if sizes[0] and config.train.num_chunks > sizes[0]:
+        problems.append(
+            f"train.num_chunks {config.train.num_chunks} exceeds the {sizes[0]} records of {config.train.data}"
+        )
+    problems += _space_problems(config, sum(sizes))
+    for problem in problems:
+        say(problem)
+    if problems:
+        raise UserError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found, listed above")
+    say(f"validate: {sizes[0]} training and {sum(sizes[1:])} validation records, every image and the model: no problem")
+
+
+def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputFormat | None) -> tuple[list[str], int]:
+    if not data.data.is_file():
+        return [], 0  # reported as missing
+    try:
+        records = open_records(data.data)
+    except UserError as error:
+        return [str(error)], 0
+    if inputs is None:
+        return [], len(records)
+    source, reasons = DataSource(records, data.images, inputs), []
+    with Progress(f"validate {name}", len(records)) as progress:
+        for start in range(0, len(records), ROWS_AT_ONCE):
+            rows = range(start, min(start + ROWS_AT_ONCE, len(records)))
+            samples, bad = source.samples(rows)
+            reasons += [(record.row, record.reason) for record in bad]
+            reasons += [(record.row, record.reason) for record in with_readable_images(samples)[1]]
+            progress.advance(len(rows))
+    reasons.sort()
+    return [reason for _, reason in reasons], len(records)
+
+
+def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
+    """The input format when the model folder gives one, and what is wrong with the folder or the adapter."""
+    problems: list[str] = []
+    inputs, model_is_there = None, False
+    try:
+        folder = model_folder(config.model.base)
+        model_is_there = True
+        inputs = input_format(folder, config.model)
+        problems += _unreadable_weights(folder)
+        if config.model.adapter is None:
+            require_dim(config, lora_parameters(config.model))
+    except UserError as error:
+        problems.append(str(error))
+    if config.model.adapter is not None and config.model.adapter.is_dir():
+        for checkpoint in config.gradients.checkpoints:
+            try:
+                adapter = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
+                require_dim(config, lora_size(adapter_shapes(adapter)))
+                if model_is_there:
+                    require_fit(adapter, meta_model(config.model))
+            except UserError as error:
+                problems.append(str(error))
+    return inputs, problems
+
+
+def _unreadable_weights(folder: Path) -> list[str]:
+    problems = []
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = sorted(set(read_json(index).get("weight_map", {}).values()))
+        problems = [f"model.base: {folder / name} is not there" for name in wanted if not (folder / name).is_file()]
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="np"):
+                pass
+        except (SafetensorError, OSError) as error:
+            problems.append(f"model.base: {path} cannot be read ({error})")
+    return problems
+
+
+def _output_problems(folder: Path) -> list[str]:
+    """Whether files can be made in the output folder, tried in it or in the nearest parent that exists."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        probe = existing / f".icons-probe-{os.getpid()}"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        reason = "is not a folder" if error.errno == errno.ENOTDIR else f"cannot be written to ({error.strerror})"
+        return [f"output_dir: {existing} {reason}"]
+    return []
+
+
+def _space_problems(config: Config, rows: int) -> list[str]:
+    existing = next(parent for parent in (config.output_dir, *config.output_dir.parents) if parent.exists())
+    exact = config.gradients.exact
+    row = 29 + (4 * len(config.tasks) if exact else 2 * config.gradients.dim)  # bytes of all its tensors
+    needed = rows * row * len(config.gradients.checkpoints)
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        return [f"output_dir: the gradients need {needed / 1e9:.1f} GB, {existing} has {free / 1e9:.1f} GB free"]
+    return []

@@ -1,0 +1,1 @@
+"""ICONS' second stage: from influence to a selection, and selections compared."""

@@ -1,0 +1,103 @@
+"""What a selection method asks the run folder: scores, losses, norms and, when it wants them, the gradients."""
+
+from __future__ import annotations
+
+import runpy
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from icons.config import Config
+from icons.errors import UserError
+from icons.selection.consensus import budget
+from icons.selection.methods import built_in
+from icons.selection.registry import (
+    CannotAnswerError,
+    Evidence,
+    GradientShard,
+    Method,
+    Ranking,
+    find_method,
+    rank,
+)
+from icons.store.index import read_index, recompute
+from icons.store.layout import RunFolder
+from icons.store.scores import Scores
+from icons.store.tensors import Memory
+
+_loaded: set[Path] = set()
+
+_Number = TypeVar("_Number", bound=np.generic)
+
+
+def selection_method(config: Config) -> Method:
+    """The function of `selection.method`, `selection.plugin` executed first; a UserError when there is none."""
+    settings = config.selection
+    if settings.plugin is not None and settings.plugin not in _loaded:
+        try:
+            runpy.run_path(str(settings.plugin), run_name=f"icons_plugin_{settings.plugin.stem}")
+        except (Exception, SystemExit) as error:
+            raise UserError(f"selection.plugin: {settings.plugin}: {type(error).__name__}: {error}") from error
+        _loaded.add(settings.plugin)
+    try:
+        return find_method(settings.method)
+    except KeyError as known:
+        raise UserError(f"selection.method: {settings.method!r} is none of {known.args[0]}") from None
+
+
+def evidence(config: Config, scores: Scores) -> Evidence:
+    settings = config.selection
+    return Evidence(
+        scores=_read_only(scores.scores),
+        valid=_read_only(scores.valid),
+        columns=scores.columns,
+        merged=_read_only(scores.merged),
+        losses=_read_only(scores.losses),
+        norms=_read_only(scores.norms),
+        percent=settings.percent,
+        count=budget(len(scores.valid), settings.percent),
+        seed=settings.seed,
+        options=settings.model_dump(),
+        gradients=None if config.gradients.exact else lambda: _gradients(config),
+    )
+
+
+def ranked(config: Config, found: Method, known: Evidence) -> Ranking:
+    """What the method answers; a UserError where it cannot, or what it gives is no value for every row.
+
+    Of a plugin's method every exception is one, with the plugin's line.
+    """
+    settings = config.selection
+    plugin = None if settings.method in built_in() else settings.plugin
+    title = f"selection.method {settings.method}" + (f" of {plugin}" if plugin else "")
+    try:
+        return rank(found, known)
+    except UserError:
+        raise  # of a damaged shard
+    except CannotAnswerError as error:
+        raise UserError(f"{title}: {error}") from None
+    except (Exception, SystemExit) as error:
+        if plugin is None:
+            raise
+        lines = [at.lineno for at in traceback.extract_tb(error.__traceback__) if at.filename == str(plugin)]
+        where = f" line {lines[-1]}: {type(error).__name__}" if lines else ""
+        raise UserError(f"{title}{where}: {error}") from error
+
+
+def _read_only(array: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _gradients(config: Config) -> Iterator[GradientShard]:
+    """The training shards of the last checkpoint, each whole; good until the next is asked for."""
+    index = read_index(RunFolder(config.output_dir).index(config.gradients.checkpoints[-1]))
+    memory = Memory()
+    for shard in index.shards:
+        part = shard.read(index.folder, recompute(shard), ["rows", "grads", "norms", "valid"], memory)
+        yield GradientShard(part["rows"], part["grads"], part["norms"], part["valid"])

@@ -1,0 +1,142 @@
+"""`icons generalist`: the selection, by vote or another method, as indices, records and votes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icons.config import Config
+from icons.data.records import Records, open_records
+from icons.errors import UserError
+from icons.progress import say
+from icons.selection.consensus import Int64, highest, percentile_ranks
+from icons.selection.cut import Cut, cut_of
+from icons.selection.registry import Method
+from icons.stages.generalist.evidence import evidence, ranked, selection_method
+from icons.store.files import SEAL, read_json, read_sealed, seal, write_bytes, write_parts, write_tensors
+from icons.store.fingerprint import as_written, digest, file_digest
+from icons.store.layout import DATA, INDICES, VOTES, RunFolder
+from icons.store.scores import Scores, read_scores
+
+NOT_OF_THE_SELECTION = {"name", "plugin", "stability", "stability_with"}
+"""Keys under `selection` that do not change which rows are selected."""
+
+
+def generalist(config: Config) -> None:
+    """Writes selected_data.json and votes.safetensors, and last selected_indices.json, which marks them complete.
+
+    With `selection.stability` or `selection.stability_with` also stability.json.
+
+    Raises UserError when the scores are of other tasks or other training data, or when nothing would be selected.
+    """
+    found = selection_method(config)
+    scores = read_scores(RunFolder(config.output_dir).scores)
+    if scores.columns != list(config.columns):
+        raise UserError(
+            f"the scores are of the tasks {', '.join(scores.columns)}, the config names {', '.join(config.columns)}; "
+            "run `icons specialist` again"
+        )
+    if file_digest(config.train.data)[:16] != scores.data:
+        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+    folder = RunFolder(config.output_dir).selection(config.selection.name)
+    settings = config.selection.model_dump(mode="json", exclude=NOT_OF_THE_SELECTION)
+    plugin = file_digest(config.selection.plugin) if config.selection.plugin else None
+    fingerprint = digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
+    target = folder / INDICES
+    _require_same_method(target, config)
+    if done := as_written(target, fingerprint):
+        count = len(done["indices"])
+        say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
+    else:
+        _write_selection(config, found, scores, folder, fingerprint)
+    if config.selection.stability or config.selection.stability_with is not None:
+        from icons.stages.generalist.stability import write_stability  # loads torch
+
+        write_stability(config, found, scores, read_json(target))
+
+
+def _require_same_method(target: Path, config: Config) -> None:
+    """One method never takes the place of another's selection; a damaged one may be written again."""
+    try:
+        found = read_sealed(target, "").get("method")
+    except UserError:
+        return
+    if found != config.selection.method:
+        raise UserError(
+            f"{target} is a selection by {found}, not by {config.selection.method}; "
+            "choose another selection.name, or null to name it by its method"
+        )
+
+
+def _write_selection(config: Config, found: Method, scores: Scores, folder: Path, fingerprint: str) -> None:
+    settings = config.selection
+    num_rows = len(scores.valid)
+    known = evidence(config, scores)
+    count = known.count
+    if count == 0 or not scores.valid.any():
+        why = "no row is valid" if count else f"{settings.percent}% of {num_rows} records is less than one"
+        raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
+    tau, votes = known.thresholds, known.votes
+    ranks = percentile_ranks(scores.scores, scores.valid)
+    ranking = ranked(config, found, known)
+    selected = highest(ranking.values, ranks, scores.valid, count, settings.tie_break, settings.seed)
+    cut = cut_of(ranking.values, scores.valid, selected)
+    head: dict[str, Any] = {
+        "num_train": num_rows,
+        "data": scores.data,
+        "num_selected": len(selected),
+        "num_invalid": int((~scores.valid).sum()),
+        "percent": settings.percent,
+        "method": settings.method,
+        "tasks": scores.columns,
+        "thresholds": dict(zip(scores.columns, tau.tolist(), strict=True)),
+        "tie_break": settings.tie_break,
+        "seed": settings.seed,
+        "cut": asdict(cut) | {"share_by_tie_break": cut.share_by_tie_break},
+        **({"notes": ranking.notes} if ranking.notes else {}),
+        "fingerprint": fingerprint,
+    }
+    target = folder / INDICES
+    target.unlink(missing_ok=True)
+    write_parts(folder / DATA, _data_file(open_records(config.train.data), selected))
+    write_tensors(folder / VOTES, {"votes": votes, "values": ranking.values})
+    head["files"] = {name: file_digest(folder / name) for name in (DATA, VOTES)}
+    head[SEAL] = seal(head | {"indices": selected.tolist()})
+    body = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
+    write_bytes(target, f'{body},\n "indices": {json.dumps(selected.tolist())}\n}}\n'.encode())
+    short = f" (only {len(selected)} rows are valid)" if len(selected) < count else ""
+    lowest, most = int(votes[selected].min()), int(votes[selected].max())
+    say(
+        f"generalist {settings.name}: {len(selected)} of {num_rows} selected{short}, votes {lowest} to "
+        f"{most} of {len(scores.columns)}, written to {target}"
+    )
+    say(_about(cut))
+    if ranking.summary:
+        say(f"  {ranking.summary}")
+
+
+def _about(cut: Cut) -> str:
+    value = f"{cut.value:g}"
+    if not cut.share_by_tie_break:
+        return f"  the cut is clean: every row of value {value} or more is in"
+    return (
+        f"  the cut falls among the {cut.tie_class} rows of value {value}: {cut.taken} of them are in, "
+        f"{cut.share_by_tie_break:.0%} of the selection, decided by tie_break"
+    )
+
+
+def _data_file(records: Records, selected: Int64) -> Iterator[bytes]:
+    """A JSON list of the chosen records, one a line, in source order."""
+    for position, row in enumerate(np.sort(selected).tolist()):
+        record = records[row]
+        try:
+            text = json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # a lone surrogate is legal in JSON, but only escaped
+            text = json.dumps(record).encode()
+        yield (b"[\n" if position == 0 else b",\n") + text
+    yield b"\n]\n"

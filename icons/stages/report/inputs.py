@@ -1,0 +1,119 @@
+"""What a report reads: scores, selections, traits of the records, norms and losses, the shown samples, provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from icons.config import Config
+from icons.data.records import Records, open_records
+from icons.errors import BadRecordError, UserError
+from icons.progress import Progress
+from icons.report.making import Provenance
+from icons.report.material import Material
+from icons.report.sample_view import SampleView, sample_views
+from icons.report.samples import Kind
+from icons.report.thumbnails import Thumbnail, thumbnail
+from icons.report.traits import plain, read_traits
+from icons.selection.consensus import percentile_ranks, thresholds
+from icons.stages.report.provenance import read_provenance
+from icons.store.chosen import Chosen, read_chosen
+from icons.store.fingerprint import file_digest
+from icons.store.index import read_index
+from icons.store.layout import RunFolder
+from icons.store.scores import Scores, read_scores
+from icons.store.tokens import read_target_tokens
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`stale`: names of selections that were made of other scores than these, and are left out."""
+
+    material: Material
+    provenance: Provenance
+    kinds: list[Kind]
+    samples: list[SampleView]
+    scores_fingerprint: str
+    stale: list[str]
+
+
+def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
+    """For the selection `names[0]` and, beside it, the others.
+
+    Raises UserError when something is damaged or does not belong together. Of selections that nobody `asked` for by
+    name, those of other scores are left out.
+    """
+    folder = RunFolder(config.output_dir)
+    scores = _scores(config, folder)
+    selections = [read_chosen(folder.selection(name)) for name in names]
+    stale = [chosen.name for chosen in selections if not _fits(chosen, scores)]
+    if stale and (asked or stale[0] == names[0]):
+        raise UserError(
+            f"selection {stale[0]} was not made of the scores in {folder.scores}; run `icons generalist` with "
+            f"selection.name {stale[0]} again"
+        )
+    focus, *others = (chosen for chosen in selections if chosen.name not in stale)
+    records = open_records(config.train.data)
+    checkpoint = config.gradients.checkpoints[-1]
+    index = read_index(folder.index(checkpoint)) if folder.index(checkpoint).is_file() else None
+    if index is not None and (index.fingerprint.get("data") != scores.data or index.num_rows != len(scores.valid)):
+        raise UserError(f"{folder.index(checkpoint)} is of other training data than the scores; run `icons specialist`")
+    material = Material(
+        scores=scores,
+        focus=focus,
+        others=others,
+        traits=read_traits(_each(records), len(records)),
+        tokens_N=None if index is None else read_target_tokens(index),
+        checkpoint=f"step {checkpoint} of the warm-up" if checkpoint != "final" else "the final adapter",
+    )
+
+    def record(row: int) -> dict[str, Any] | str:
+        try:
+            return records[row]
+        except BadRecordError as error:
+            return plain(str(error), 400)
+
+    def picture(name: object) -> Thumbnail:
+        return thumbnail(config.train.images, name)
+
+    kinds, samples = sample_views(material, percentile_ranks(scores.scores, scores.valid), record, picture)
+    provenance = read_provenance(config)
+    return Inputs(material, provenance, kinds, samples, scores.fingerprint, stale)
+
+
+def _scores(config: Config, folder: RunFolder) -> Scores:
+    scores = read_scores(folder.scores)
+    if scores.columns != list(config.columns):
+        raise UserError(
+            f"the scores are of the tasks {', '.join(scores.columns)}, the config names {', '.join(config.columns)}; "
+            "run `icons specialist` again"
+        )
+    if file_digest(config.train.data)[:16] != scores.data:
+        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+    return scores
+
+
+def _fits(chosen: Chosen, scores: Scores) -> bool:
+    """Whether a selection was made of these scores, as far as its file tells: rows, data, tasks and thresholds."""
+    head = chosen.head
+    if len(chosen.chosen) != len(scores.valid) or head.get("data") != scores.data:
+        return False
+    if bool((chosen.chosen & ~scores.valid).any()):
+        return False
+    tau, percent = head["thresholds"], float(head["percent"])
+    if list(tau) != scores.columns:
+        return False
+    return bool(np.allclose(list(tau.values()), thresholds(scores.scores, scores.valid, percent), rtol=1e-9, atol=0))
+
+
+def _each(records: Records) -> Iterator[dict[str, Any] | None]:
+    with Progress(f"report: reading {records.path.name}", len(records), unit="records") as progress:
+        for row in range(len(records)):
+            progress.advance(1)
+            try:
+                yield records[row]
+            except BadRecordError:
+                yield None

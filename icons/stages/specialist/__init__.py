@@ -1,0 +1,1 @@
+"""ICONS' first stage: gradient rows of the training and validation data, merged and turned into influence."""

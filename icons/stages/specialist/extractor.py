@@ -1,0 +1,179 @@
+"""What is computed of each batch: sketches, exact scores or a task's mean unit gradient, by the config's choice."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icons.config import Config
+from icons.data.batches import Batch
+from icons.errors import UserError
+from icons.gradients.lora import LoraPair
+from icons.gradients.projection import Projector, make_projector
+from icons.gradients.rows import Rows, add_unit_gradients, exact_rows, projected_rows
+from icons.gradients.types import Transform, adam, sgd, sign
+from icons.models.adapters import adam_moments, attach_adapter
+from icons.models.loading import load_base
+from icons.models.vlm import VisionLanguageModel
+from icons.progress import say
+from icons.stages.specialist.directions import DIRECTION, load_directions
+from icons.store.files import Array
+from icons.store.layout import RunFolder
+
+GPU_TOKENS_PER_BATCH, CPU_TOKENS_PER_BATCH = 16384, 2048
+Side = Literal["train", "val"]
+
+
+class Extractor:
+    """The model with one checkpoint's adapter, loaded when the first batch needs it.
+
+    A batch that does not fit in memory is split and the budget of padded tokens lowered for all that follow; no
+    sample is shortened for it.
+    """
+
+    def __init__(self, config: Config, checkpoint: int | str, side: Side) -> None:
+        self.config, self.checkpoint, self.side = config, checkpoint, side
+        self._sums: dict[str, Tensor] = {}
+
+    @cached_property
+    def model(self) -> VisionLanguageModel:
+        adapter = RunFolder(self.config.output_dir).adapter(self.checkpoint, self.config.model.adapter)
+        return attach_adapter(load_base(self.config.model), adapter)
+
+    @cached_property
+    def tokens_per_batch(self) -> int:
+        on_cpu = self.model.device.type == "cpu"
+        return self.config.gradients.tokens_per_batch or (CPU_TOKENS_PER_BATCH if on_cpu else GPU_TOKENS_PER_BATCH)
+
+    @cached_property
+    def pairs(self) -> list[LoraPair]:
+        return self.model.lora_pairs()
+
+    @cached_property
+    def transform(self) -> Transform:
+        kind = self.config.gradients.type
+        if kind == "adam" and self.side == "train":
+            adapter = RunFolder(self.config.output_dir).adapter(self.checkpoint, self.config.model.adapter)
+            return adam(*adam_moments(self.model, adapter))
+        return sign if kind == "sign" else sgd
+
+    @cached_property
+    def projector(self) -> Projector:
+        settings = self.config.gradients
+        return make_projector(settings.projection, settings.dim, settings.seed)
+
+    @cached_property
+    def directions(self) -> dict[str, Tensor]:
+        dtype = getattr(torch, self.config.model.dtype)
+        return load_directions(self.config, self.checkpoint, self.model.device, dtype)
+
+    def prepare(self) -> None:
+        """Loads all that the first batch would: running out of memory here is not the batch's doing."""
+        _ = self.model, self.pairs, self.transform
+        if not self.config.gradients.exact:
+            _ = self.projector
+        elif self.side == "train":
+            _ = self.directions
+
+    def empty_shard(self, start: int, stop: int) -> dict[str, Array]:
+        """A shard's arrays, every row invalid until it is filled."""
+        count = stop - start
+        values: dict[str, Array] = {}
+        if not self.config.gradients.exact:
+            values = {"grads": np.zeros((count, self.config.gradients.dim), np.float16)}
+        elif self.side == "train":
+            values = {"scores": np.zeros((count, len(self.config.tasks)), np.float32)}
+        return values | {
+            "rows": np.arange(start, stop, dtype=np.int64),
+            "norms": np.zeros(count, np.float32),
+            "losses": np.zeros(count, np.float32),
+            "target_tokens": np.zeros(count, np.int32),
+            "valid": np.zeros(count, np.bool_),
+        }
+
+    def fill(self, tensors: dict[str, Array], at: Any, rows: Rows) -> None:
+        """Stores a batch's rows at positions `at`; waits for the device."""
+        for name in ("grads", "scores"):
+            if name in tensors:
+                dtype = torch.float16 if name == "grads" else torch.float32
+                tensors[name][at] = rows.values_BD.to(dtype).cpu().numpy()
+        tensors["norms"][at] = rows.norms_B.cpu().numpy()
+        tensors["losses"][at] = rows.losses.mean_B.cpu().numpy()
+        tensors["target_tokens"][at] = rows.losses.tokens_B.cpu().numpy()
+        tensors["valid"][at] = True
+
+    def take_sums(self) -> dict[str, Array]:
+        """With exact influence, a task's summed unit gradients since the last call, one array a LoRA tensor."""
+        sums, self._sums = self._sums, {}
+        return {DIRECTION + name: total.cpu().numpy() for name, total in sums.items()}
+
+    def rows(self, batch: Batch) -> Iterator[tuple[Batch, Rows]]:
+        """The batch's rows, in parts when it does not fit in memory.
+
+        Raises UserError when a single sample does not fit.
+        """
+        count = len(batch.rows)
+        if count > 1 and batch.padded_tokens > self.tokens_per_batch:
+            yield from self._halves(batch)
+            return
+        rows = self._attempt(batch)
+        if rows is not None:
+            yield batch, rows
+            return
+        if count == 1:
+            raise UserError(
+                f"row {batch.rows[0]}: one sample of {batch.padded_tokens} tokens does not fit in the memory of "
+                f"{self.model.device}; lower model.max_length or use a device with more memory"
+            )
+        self.tokens_per_batch = max(batch.padded_tokens // 2, max(batch.lengths))
+        say(f"out of memory with {batch.padded_tokens} tokens in a batch: going on with {self.tokens_per_batch}")
+        yield from self._halves(batch)
+
+    def _halves(self, batch: Batch) -> Iterator[tuple[Batch, Rows]]:
+        middle = (len(batch.rows) + 1) // 2
+        yield from self.rows(batch.part(0, middle))
+        yield from self.rows(batch.part(middle, len(batch.rows)))
+
+    def _attempt(self, batch: Batch) -> Rows | None:
+        """The rows, or None when memory ran out; nothing of the attempt is kept then."""
+        try:
+            return self._compute(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+        # Out of the handler, where the error still held the batch's tensors; its frames may refer to each other.
+        gc.collect()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _compute(self, batch: Batch) -> Rows:
+        forward = self.model.forward_pass(self.pairs, batch)
+        if not self.config.gradients.exact:
+            return projected_rows(forward, self.projector, self.transform)
+        if self.side == "train":
+            return exact_rows(forward, self.directions, self.transform)
+        sums: dict[str, Tensor] = {}
+        rows = add_unit_gradients(forward, self.transform, sums)
+        for name, total in sums.items():
+            self._sums[name] = self._sums[name].add_(total) if name in self._sums else total
+        return rows
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # The last is all that oneDNN says on a CPU.
+    signs = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "ALLOC_FAILED",
+        "could not create a primitive",
+    )
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or any(sign in str(error) for sign in signs)

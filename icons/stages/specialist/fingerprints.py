@@ -1,0 +1,110 @@
+"""What a row was made of: the fingerprints that tie training, validation and influence together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from icons.config import Config
+from icons.errors import UserError
+from icons.stages.specialist.directions import tasks_digest
+from icons.store.fingerprint import Fingerprint, digest, file_digest, model_digest
+from icons.store.layout import RunFolder
+from icons.store.whole import damaged
+
+EXACT_VERSION = 1
+LORA_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
+"""What of an adapter's settings scales its layers, beside its tensors."""
+OWN_FIELDS = frozenset({"data", "num_rows", "gradient_type", "moments", "tasks"})
+"""Fields in which training and validation rows that belong together may differ."""
+
+
+def train_fingerprint(config: Config, checkpoint: int | str, num_rows: int) -> Fingerprint:
+    """What the training rows of a checkpoint are made of; with exact influence the tasks' gradients too.
+
+    Raises UserError when the model, the adapter, or (exact) a task's gradients are missing, or when `gradients.dim`
+    exceeds the number of LoRA parameters.
+    """
+    fingerprint = feature_fingerprint(config, checkpoint) | {"gradient_type": config.gradients.type}
+    if config.gradients.type == "adam":
+        folder = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
+        if not (folder / "optimizer.pt").is_file():
+            raise UserError(
+                f"gradients.type adam needs the warm-up's optimizer, and {folder} has no optimizer.pt; "
+                "use an adapter of `icons warmup`, or type sgd"
+            )
+        fingerprint["moments"] = file_digest(folder / "optimizer.pt")[:16]
+    if config.gradients.exact:
+        fingerprint["tasks"] = tasks_digest(config, checkpoint)
+    return fingerprint | _data(config.train.data, num_rows)
+
+
+def val_fingerprint(config: Config, features: Fingerprint, data: Path, num_rows: int) -> Fingerprint:
+    """What a task's validation rows are made of; their gradients are plain also when `gradients.type` is adam.
+
+    `features` is the checkpoint's `feature_fingerprint`.
+    """
+    return features | {"gradient_type": val_type(config.gradients.type)} | _data(data, num_rows)
+
+
+def require_dim(config: Config, lora_parameters: int) -> None:
+    """Raises UserError when `gradients.dim` exceeds the number of LoRA parameters."""
+    if not config.gradients.exact and config.gradients.dim > lora_parameters:
+        raise UserError(
+            f"gradients.dim {config.gradients.dim} exceeds the {lora_parameters} LoRA parameters; lower it, "
+            "or use gradients.projection none"
+        )
+
+
+def val_type(train_type: str) -> str:
+    """The gradient type of the validation side (LESS, arXiv 2402.04333: Adam on the training side only)."""
+    return "sgd" if train_type == "adam" else train_type
+
+
+def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
+    """Everything but gradient type and data that decides a row at a checkpoint."""
+    from icons.gradients.projection import make_projector
+    from icons.models.adapters import adapter_shapes, lora_size
+    from icons.models.loading import model_folder
+
+    folder = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
+    if not folder.is_dir():
+        steps = "" if checkpoint == "final" else f", and warmup.save_steps must divide {checkpoint}"
+        raise UserError(f"no adapter {folder}; run `icons warmup` first or set model.adapter{steps}")
+    if config.model.adapter is None:
+        adam = ["optimizer.pt"] if config.gradients.type == "adam" else []
+        require_as_trained(folder, ["adapter_model.safetensors", "adapter_config.json", *adam])
+    gradients = config.gradients
+    require_dim(config, lora_size(adapter_shapes(folder)))
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    projector = None if gradients.exact else make_projector(gradients.projection, gradients.dim, gradients.seed)
+    return {
+        "base_model": model_digest(model_folder(config.model.base)),
+        "adapter": file_digest(folder / "adapter_model.safetensors")[:16],
+        "lora": digest({key: settings.get(key) for key in LORA_SETTINGS}),
+        "dtype": config.model.dtype,
+        "template": config.model.template,
+        "image_aspect_ratio": config.model.image_aspect_ratio,
+        "max_length": config.model.max_length,
+        "projection": gradients.projection,
+        "dim": None if gradients.exact else gradients.dim,
+        "projection_seed": None if gradients.exact else gradients.seed,
+        "projection_version": EXACT_VERSION if projector is None else projector.version,
+    }
+
+
+def require_as_trained(folder: Path, names: list[str]) -> None:
+    """Raises UserError when one of these files of a warm-up's checkpoint is no longer as the warm-up left it.
+
+    final/ is a copy of the newest checkpoint and can be made again alone; an earlier checkpoint cannot.
+    """
+    broken = damaged(folder, names)
+    if broken:
+        again = folder if folder.name == "final" else folder.parent
+        raise UserError(
+            f"{broken[0]} is damaged (not as the warm-up wrote it); delete {again} and run `icons warmup` again"
+        )
+
+
+def _data(data: Path, num_rows: int) -> Fingerprint:
+    return {"data": file_digest(data)[:16], "num_rows": num_rows}

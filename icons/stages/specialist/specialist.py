@@ -1,0 +1,173 @@
+"""`icons specialist`: influence of every training row on every task, in one pass over the training shards.
+
+With several checkpoints the influence is their weighted sum (LESS, arXiv 2402.04333, section 3).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icons.config import Config
+from icons.cores import cores, torch_on_one_thread
+from icons.errors import UserError
+from icons.progress import Progress, say
+from icons.stages.specialist.checkpoints import checkpoint_weights
+from icons.stages.specialist.directions import complete_task, task_digest, tasks_digest
+from icons.stages.specialist.fingerprints import OWN_FIELDS, val_type
+from icons.store.files import write_tensors
+from icons.store.fingerprint import Fingerprint, digest, file_digest, require_same
+from icons.store.index import Index, read_index
+from icons.store.layout import RunFolder
+from icons.store.rows import RowWriter, Shard
+from icons.store.scores import Scores, is_written, write_scores
+
+if TYPE_CHECKING:
+    from icons.stages.specialist.scoring import ShardScores
+
+
+def specialist(config: Config) -> None:
+    """Scores [N, K]; with `influence.save_matrix` the matrices of all cosines too (not with exact influence).
+
+    Resumes at the first training shard not yet scored. Raises UserError when a task's rows are missing or were made
+    otherwise than the training rows.
+    """
+    folder = RunFolder(config.output_dir)
+    indices = [read_index(folder.index(checkpoint)) for checkpoint in config.gradients.checkpoints]
+    made_of = _fingerprint(config, indices)
+    rows, shards = indices[0].num_rows, len(indices[0].shards)
+    shape = f"{rows} rows x {len(config.columns)} tasks"
+    if is_written(folder.scores, digest(made_of)) and _has_matrices(config, range(shards)):
+        say(f"specialist: {shape}, already done")
+        return
+    begin = time.monotonic()
+    parts = folder.influence / "parts"
+    writer = RowWriter(parts, 0, rows, made_of, restart=True)
+    if not _has_matrices(config, _done(indices[0], writer)):
+        (parts / "manifest.json").unlink()
+        writer = RowWriter(parts, 0, rows, made_of)
+    if not writer.manifest.shards:
+        for old in folder.influence.glob("*/matrix-*.safetensors"):
+            old.unlink()
+    _score(config, indices, writer)
+    write_scores(folder.scores, _gather(config, writer, digest(made_of), str(indices[0].fingerprint["data"])))
+    say(f"specialist: {shape} in {time.monotonic() - begin:.1f} s, written to {folder.scores}")
+
+
+def _score(config: Config, indices: list[Index], writer: RowWriter) -> None:
+    """Scores the shards that are not yet, and writes them in their order."""
+    from icons.stages.specialist.scoring import MOST_THREADS, in_order, load_sources, score_shard
+
+    shards = indices[0].shards
+    done = _done(indices[0], writer)
+    missing = [number for number in range(len(shards)) if number not in done]
+    matrices = config.influence.save_matrix and not config.gradients.exact
+    threads = min(MOST_THREADS, cores(), max(1, len(missing)))
+    with torch_on_one_thread(), Progress("specialist", writer.manifest.stop, writer.manifest.rows_done, "rows") as bar:
+        sources = load_sources(config, indices, matrices=matrices)
+
+        def work(number: int) -> ShardScores:
+            return score_shard(sources, number, len(config.tasks), matrices=matrices)
+
+        begin = time.monotonic()
+        for number, made in zip(missing, in_order(work, missing, threads), strict=True):
+            _write_shard(config, made, number, shards[number], writer, begin)
+            begin = time.monotonic()
+            bar.advance(shards[number].stop - shards[number].start)
+
+
+def _done(index: Index, writer: RowWriter) -> list[int]:
+    """Numbers of the training shards that are scored."""
+    written = {shard.start for shard in writer.manifest.shards}
+    return [number for number, shard in enumerate(index.shards) if shard.start in written]
+
+
+def _has_matrices(config: Config, shards: Iterable[int]) -> bool:
+    """Whether the matrices of these training shards are there, or none are wanted."""
+    if not config.influence.save_matrix or config.gradients.exact:
+        return True
+    folders = [RunFolder(config.output_dir).matrix(task.name) for task in config.tasks]
+    return all((folder / matrix_file(n)).is_file() for folder in folders for n in shards)
+
+
+def matrix_file(number: int) -> str:
+    """Of the rows of training shard `number`."""
+    return f"matrix-{number:05d}.safetensors"
+
+
+def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
+    """What the scores are made of; checks on the way that tasks and training rows belong together."""
+    columns = ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items())
+    made_of: Fingerprint = {"columns": columns, "matrix": config.influence.save_matrix, "format": 2}
+    data = file_digest(config.train.data)[:16]
+    if any(index.fingerprint["data"] != data for index in indices):
+        raise UserError(
+            f"{config.train.data} is not the file that the training rows were made of; run the stages again"
+        )
+    if len({str(index.fingerprint["adapter"]) for index in indices}) < len(indices):
+        raise UserError("gradients.checkpoints: two of them are the same adapter, which would count twice")
+    ranges = [[(shard.start, shard.stop) for shard in index.shards] for index in indices]
+    if any(other != ranges[0] for other in ranges):
+        raise UserError("the checkpoints' rows lie in different shards; compute them with one gradients.shard_rows")
+    for checkpoint, index, weight in zip(
+        config.gradients.checkpoints, indices, checkpoint_weights(config), strict=True
+    ):
+        made_of |= {f"train_rows {checkpoint}": index.digest, f"weight {checkpoint}": weight}
+        if config.gradients.exact:
+            require_same(
+                {"tasks": index.fingerprint.get("tasks")},
+                {"tasks": tasks_digest(config, checkpoint)},
+                f"the exact scores of {checkpoint} were made against other tasks",
+                "name the same tasks in the same order, or run the training pass again in another output_dir",
+            )
+        for task in config.tasks:
+            manifest = complete_task(config, checkpoint, task.name)
+            folder = RunFolder(config.output_dir).task(checkpoint, task.name)
+            expected = {key: value for key, value in index.fingerprint.items() if key not in OWN_FIELDS}
+            found = {key: value for key, value in manifest.fingerprint.items() if key not in OWN_FIELDS}
+            require_same(
+                found | {"gradient_type": manifest.fingerprint.get("gradient_type")},
+                expected | {"gradient_type": val_type(str(index.fingerprint["gradient_type"]))},
+                f"task {task.name} was made otherwise than the training rows",
+                f"delete {folder} and run `icons val-grads --task {task.name}`",
+            )
+            made_of[f"task {task.name} {checkpoint}"] = task_digest(manifest)
+    return made_of
+
+
+def _write_shard(config: Config, made: ShardScores, number: int, shard: Shard, writer: RowWriter, begin: float) -> None:
+    for name, matrix in made.matrices.items():
+        path = RunFolder(config.output_dir).matrix(name) / matrix_file(number)
+        rows = {"first_row": str(shard.start), "rows": str(shard.stop - shard.start)}
+        write_tensors(path, {"influence": matrix}, {**rows, "fingerprint": digest(writer.manifest.fingerprint)})
+    part = {name: getattr(made, name) for name in ["rows", *OF_A_ROW]}
+    writer.append(part, shard.start, shard.stop, int((~made.valid).sum()), [], time.monotonic() - begin)
+
+
+OF_A_ROW = ["scores", "valid", "losses", "norms"]
+
+
+def _gather(config: Config, writer: RowWriter, fingerprint: str, data: str) -> Scores:
+    from icons.selection.influence import combine_groups, merge_tasks
+
+    names = [task.name for task in config.tasks]
+    members = [[names.index(name) for name in column] for column in config.columns.values()]
+    manifest = writer.manifest
+    counts = [_valid_rows(config, name) for name in names]
+    scores = np.empty((manifest.stop, len(members)), np.float32)
+    valid = np.empty(manifest.stop, np.bool_)
+    merged, losses, norms = (np.empty(manifest.stop, np.float32) for _ in range(3))
+    for shard in manifest.shards:
+        part, here = shard.read(writer.folder, "run `icons specialist` again", OF_A_ROW), slice(shard.start, shard.stop)
+        scores[here], merged[here] = combine_groups(part["scores"], members), merge_tasks(part["scores"], counts)
+        valid[here], losses[here], norms[here] = part["valid"], part["losses"], part["norms"]
+    return Scores(scores, valid, merged, losses, norms, list(config.columns), fingerprint, data)
+
+
+def _valid_rows(config: Config, task: str) -> int:
+    """How many validation rows of a task count, at the last checkpoint."""
+    manifest = complete_task(config, config.gradients.checkpoints[-1], task)
+    return manifest.rows_done - sum(shard.invalid for shard in manifest.shards)

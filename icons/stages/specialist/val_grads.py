@@ -1,0 +1,44 @@
+"""`icons val-grads`: gradient rows of the target tasks' validation samples."""
+
+from __future__ import annotations
+
+from icons.config import Config
+from icons.data.records import open_records
+from icons.errors import UserError
+from icons.progress import say
+from icons.stages.specialist.chunks import refuse_skipped
+from icons.stages.specialist.fingerprints import feature_fingerprint, val_fingerprint
+from icons.store.layout import RunFolder
+from icons.store.lock import only_one_process
+from icons.store.rows import RowWriter
+
+
+def val_grads(config: Config, task: str | None = None) -> None:
+    """Computes the rows of one task, or of every task that is not complete, for each checkpoint."""
+    from icons.stages.specialist.collect import DataRange, collect
+    from icons.stages.specialist.extractor import Extractor
+
+    tasks = config.tasks if task is None else [config.task(task)]
+    opened = {chosen.name: open_records(chosen.data) for chosen in tasks}
+    for checkpoint in config.gradients.checkpoints:
+        features = feature_fingerprint(config, checkpoint)
+        extractor = Extractor(config, checkpoint, "val")
+        for chosen in tasks:
+            records = opened[chosen.name]
+            folder = RunFolder(config.output_dir).task(checkpoint, chosen.name)
+            writer = RowWriter(folder, 0, len(records), val_fingerprint(config, features, chosen.data, len(records)))
+            refuse_skipped(config, [writer])
+            computed = not writer.manifest.complete
+            if computed:
+                data = DataRange(records, chosen.images, 0, len(records), f"val-grads {chosen.name}")
+                with only_one_process(folder):
+                    writer = RowWriter(folder, 0, len(records), writer.manifest.fingerprint)
+                    collect(extractor, data, writer)
+            manifest = writer.manifest
+            invalid = sum(shard.invalid for shard in manifest.shards)
+            if invalid == len(records):
+                reason = manifest.bad_records[0]["reason"]
+                raise UserError(f"task {chosen.name} has no valid validation row; the first: {reason}")
+            rate = f"computed, {len(records) / max(manifest.seconds, 1e-9):.1f} samples/s"
+            done = rate if computed else "already done"
+            say(f"val-grads {chosen.name} {checkpoint}: {len(records)} rows, {invalid} invalid, {done}")

@@ -1,0 +1,69 @@
+"""`icons warmup`: LoRA on a small random part of the data, so that gradients mean something.
+
+ICONS (arXiv 2501.00654), stage 1: a warm-up on 5% of the data; the adapter it leaves is where gradients are taken.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icons.config import Config
+from icons.errors import UserError
+from icons.progress import say
+from icons.stages.specialist.fingerprints import require_dim
+from icons.stages.training.fit import Job, train
+from icons.store.layout import RunFolder
+from icons.training.processes import Processes
+
+if TYPE_CHECKING:
+    from icons.models.vlm import VisionLanguageModel
+
+
+def warmup(config: Config) -> None:
+    """Leaves warmup/checkpoint-<step>/ and warmup/final/; continues from the newest checkpoint."""
+    if config.model.adapter is not None:
+        if Processes.from_environment().main:
+            say(f"warmup: nothing to do, model.adapter gives {config.model.adapter}")
+        return
+    job = Job(
+        title="warmup",
+        command="warmup",
+        folder=RunFolder(config.output_dir).warmup,
+        settings=config.warmup,
+        rows=lambda num_rows: _rows(config, num_rows),
+        made_of={},
+        check=lambda steps, exact: _require_checkpoints(config, steps, exact),
+        try_model=_require_gradients,
+    )
+    train(config, job)
+
+
+def _require_gradients(model: VisionLanguageModel) -> None:
+    from icons.models.probe import require_gradients
+
+    require_gradients(model)
+
+
+def _rows(config: Config, num_rows: int) -> list[int]:
+    """The random part; a UserError when the stages behind could not use the warm-up anyway."""
+    from icons.models.adapters import lora_parameters
+    from icons.training.samples import random_part
+
+    if config.train.num_chunks > num_rows:
+        raise UserError(
+            f"train.num_chunks {config.train.num_chunks} exceeds the {num_rows} records of {config.train.data}"
+        )
+    require_dim(config, lora_parameters(config.model))
+    return random_part(num_rows, config.warmup.fraction, config.warmup.seed)
+
+
+def _require_checkpoints(config: Config, steps: int, exact: bool) -> None:
+    """Raises UserError before the training when a checkpoint that gradients are wanted at will not be written."""
+    for checkpoint in config.gradients.checkpoints:
+        written = checkpoint == "final" or (checkpoint == steps and exact)
+        if not written and not (int(checkpoint) <= steps and int(checkpoint) % config.warmup.save_steps == 0):
+            number = f"{steps} steps" if exact else f"{steps} steps or more, as training.pruning leaves them,"
+            raise UserError(
+                f"gradients.checkpoints: the warm-up will leave no checkpoint {checkpoint}; it has {number} and saves "
+                f"every {config.warmup.save_steps} (warmup.save_steps) and at the end"
+            )

@@ -1,0 +1,87 @@
+"""The house: imports go downwards only, and in no circle."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import icons
+
+HOUSE = Path(icons.__file__).parent
+
+FLOORS = (
+    ("cli", "__main__"),
+    ("demo",),
+    ("pipeline", "cluster"),
+    ("stages",),
+    ("models", "training", "report"),
+    ("config_file",),
+    ("config", "store"),
+    ("data", "selection"),
+    ("gradients",),
+    ("atomic", "cores", "errors", "exits", "machine", "progress", "ranges", "stop"),
+)
+"""From the top: a room imports from its own floor or from one below; `stages` has floors of its own."""
+
+STAGES = (("checks",), ("report",), ("generalist",), ("training",), ("specialist",))
+
+
+def imports() -> dict[str, set[str]]:
+    """Module -> the modules of icons that it imports, anywhere in the file."""
+    files = {_name(path): path for path in HOUSE.rglob("*.py")}
+    arrows: dict[str, set[str]] = defaultdict(set)
+    for module, path in files.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            arrows[module] |= {name for name in names if name in files and name != module}
+    return {module: {name for name in names if not files[name].name == "__init__.py"} for module, names in arrows.items()}
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(HOUSE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    arrows, done = imports(), set[str]()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for other in sorted(arrows.get(module, ())):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in sorted(arrows):
+        visit(module, ())
+
+
+def test_no_import_goes_upwards() -> None:
+    upward = []
+    for module, others in imports().items():
+        for other in others:
+            for floors, part in ((FLOORS, 1), (STAGES, 2)):
+                here, there = (_floor(floors, name, part) for name in (module, other))
+                if here is not None and there is not None and here > there:
+                    upward.append(f"{module} -> {other}")
+    assert not upward
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.stem for path in HOUSE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert rooms - {"__init__"} == {room for floor in FLOORS for room in floor}
+    stages = {path.name for path in (HOUSE / "stages").iterdir() if (path / "__init__.py").is_file()}
+    assert stages == {room for floor in STAGES for room in floor}
+
+
+def _floor(floors: tuple[tuple[str, ...], ...], module: str, part: int) -> int | None:
+    parts = module.split(".")
+    if part == 2 and (len(parts) < 3 or parts[1] != "stages"):
+        return None
+    room = parts[part] if len(parts) > part else ""
+    return next((number for number, rooms in enumerate(floors) if room in rooms), None)
