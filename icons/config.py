@@ -138,11 +138,12 @@ class SpiceConfig(_Section):
     stop: float = Field(0.0, ge=0, lt=1)  # a pool ends when the gain falls below this part of its first
 
 
-def _selection_name(known: dict[str, Any]) -> str:
-    percent, seed = known.get("percent", 20), known.get("seed", 0)
-    task = f"-{known['task']}" if known.get("method") == "less" and known.get("task") else ""
-    drawn = f"-seed{seed}" if known.get("method") in ("random", "spice") and seed else ""
-    return f"{known.get('method', 'vote')}{task}-{percent:g}{drawn}"
+def _selection_name(keys: dict[str, Any]) -> str:
+    """From the keys that stand before `name`."""
+    method, percent, seed = keys.get("method", "vote"), keys.get("percent", 20), keys.get("seed", 0)
+    task = f"-{keys['task']}" if method == "less" and keys.get("task") else ""
+    drawn = f"-seed{seed}" if method in ("random", "spice") and seed else ""
+    return f"{method}{task}-{percent:g}{drawn}"
 
 
 class SelectionConfig(_Section):
@@ -152,6 +153,7 @@ class SelectionConfig(_Section):
     seed: int = Field(0, ge=0)
     task: TaskName | None = None  # of the method `less`
     plugin: Path | None = None  # a Python file with methods of your own
+    options: dict[str, Any] = {}  # of a method of your own, which checks them
     spice: SpiceConfig = SpiceConfig()
     stability: bool = False
     stability_with: Path | None = None  # output_dir of another run, to compare selections with

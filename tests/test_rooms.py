@@ -39,7 +39,8 @@ def imports() -> dict[str, set[str]]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             arrows[module] |= {name for name in names if name in files and name != module}
-    return {module: {name for name in names if not files[name].name == "__init__.py"} for module, names in arrows.items()}
+    packages = {name for name, path in files.items() if path.name == "__init__.py"}
+    return {module: names - packages for module, names in arrows.items()}
 
 
 def _name(path: Path) -> str:

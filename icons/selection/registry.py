@@ -8,6 +8,11 @@
 
 The function gives every training row a value; the valid rows with the highest ones are selected, as many as the budget
 allows, and `selection.tie_break` decides among equal ones at the cut.
+
+A method says what else of the config it reads, `@method("less", keys=("task",))`: that and nothing more decides
+whether a selection is already there. One of your own may have options, `@method("mine", options=Mine)`, where `Mine` is
+anything called with the keys of `selection.options` that raises TypeError or ValueError for wrong ones: a dataclass, a
+pydantic model. What it returns is `evidence.options`.
 """
 
 from __future__ import annotations
@@ -53,9 +58,10 @@ class Evidence:
 
     `scores` [N, K] is the mean cosine of a row's gradient with a task's, `merged` [N] that with the validation rows of
     all tasks together; `losses` [N] the mean loss of a row's target tokens, `norms` [N] the L2 norm of its gradient.
-    All of them are 0 where not `valid` [N]. `count` rows will be selected, `percent` of N. `options` is the config's
-    `selection` section. `gradients` reads the training shards one after the other; None where there are none (exact
-    influence stores scores alone). None of the arrays may be written to: the votes and the cut are made of them too.
+    All of them are 0 where not `valid` [N]. `count` rows will be selected, `percent` of N. `options` has the method's
+    keys of the config's `selection` section, or is what the method made of `selection.options`. `gradients` reads the
+    training shards one after the other; None where there are none (exact influence stores scores alone). None of the
+    arrays may be written to: the votes and the cut are made of them too.
     """
 
     scores: Float32
@@ -67,7 +73,7 @@ class Evidence:
     percent: float
     count: int
     seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Any = field(default_factory=dict)
     gradients: Callable[[], Iterator[GradientShard]] | None = None
 
     @cached_property
@@ -92,18 +98,56 @@ class Ranking:
     summary: str = ""
 
 
-Method = Callable[[Evidence], Float64 | Ranking]
+Function = Callable[[Evidence], Float64 | Ranking]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: `keys` of the `selection` section that it reads, `check` what makes its options."""
+
+    name: str
+    function: Function
+    keys: tuple[str, ...] = ()
+    check: Callable[..., Any] | None = None
+
+    @property
+    def is_built_in(self) -> bool:
+        return self.name in built_in()
+
+    def options(self, section: Mapping[str, Any]) -> Any:
+        """What the function finds in `evidence.options`; ValueError for options that are none of this method's."""
+        options = section.get("options") or {}
+        if self.check is None:
+            if options:
+                raise ValueError(f"the method {self.name} has none, found {', '.join(map(str, options))}")
+            return {key: section[key] for key in self.keys}
+        try:
+            return self.check(**options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(str(error)) from error
+
+    def settings(self, section: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the `selection` section decides which rows are selected."""
+        keys = {"method", "percent", "tie_break", *self.keys}
+        if not self.is_built_in:
+            keys |= {"options", "seed"}  # which its file may read without saying so
+        if section["tie_break"] == "random":
+            keys.add("seed")
+        return {key: section[key] for key in sorted(keys)}
+
 
 _methods: dict[str, Method] = {}
 
 
-def method(name: str) -> Callable[[Method], Method]:
+def method(
+    name: str, *, keys: tuple[str, ...] = (), options: Callable[..., Any] | None = None
+) -> Callable[[Function], Function]:
     """Registers a function as `selection.method: name`. Raises ValueError for a name that is taken."""
 
-    def register(function: Method) -> Method:
+    def register(function: Function) -> Function:
         if name in _methods or (name in built_in() and function.__module__ != _module(name)):
             raise ValueError(f"there is a selection method {name!r} already; choose another name")
-        _methods[name] = function
+        _methods[name] = Method(name, function, keys, options)
         return function
 
     return register
@@ -118,13 +162,13 @@ def find_method(name: str) -> Method:
     return _methods[name]
 
 
-def rank(found: Method, evidence: Evidence) -> Ranking:
+def rank(method: Method, evidence: Evidence) -> Ranking:
     """What a method says, checked.
 
     Raises ValueError when it is not one number for every row or has notes that are not JSON, CannotAnswerError when a
     valid row's number is not finite.
     """
-    answer = found(evidence)
+    answer = method.function(evidence)
     ranking = answer if isinstance(answer, Ranking) else Ranking(answer)
     given = np.asarray(ranking.values)
     if given.dtype.kind not in "biuf":

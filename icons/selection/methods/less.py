@@ -5,9 +5,9 @@ from __future__ import annotations
 from icons.selection.registry import CannotAnswerError, Evidence, Float64, method
 
 
-@method("less")
+@method("less", keys=("task",))
 def less(evidence: Evidence) -> Float64:
-    task = evidence.options.get("task")
+    task = evidence.options["task"]
     if task is None and len(evidence.columns) > 1:
         raise CannotAnswerError(f"less selects for one task; name it in selection.task: {', '.join(evidence.columns)}")
     if task is not None and task not in evidence.columns:

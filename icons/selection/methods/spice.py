@@ -42,7 +42,7 @@ class _Choice:
     random: _Measured = field(default_factory=_Measured)
 
 
-@method("spice")
+@method("spice", keys=("seed", "spice"))
 def spice(evidence: Evidence) -> Ranking:
     """Value 1 for what a pool picks; below that, in case that all pools stop early, what the others would still add.
 

@@ -6,7 +6,7 @@ import runpy
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +44,22 @@ def selection_method(config: Config) -> Method:
             raise UserError(f"selection.plugin: {settings.plugin}: {type(error).__name__}: {error}") from error
         _loaded.add(settings.plugin)
     try:
-        return find_method(settings.method)
-    except KeyError as known:
-        raise UserError(f"selection.method: {settings.method!r} is none of {known.args[0]}") from None
+        method = find_method(settings.method)
+    except KeyError as names:
+        raise UserError(f"selection.method: {settings.method!r} is none of {names.args[0]}") from None
+    _options(config, method)
+    return method
 
 
-def evidence(config: Config, scores: Scores) -> Evidence:
+def _options(config: Config, method: Method) -> Any:
+    try:
+        return method.options(config.selection.model_dump(mode="json"))
+    except ValueError as error:
+        raise UserError(f"selection.options: {error}") from None
+
+
+def evidence(config: Config, method: Method, scores: Scores) -> Evidence:
+    """What `method` may ask of a run whose table of scores is read."""
     settings = config.selection
     return Evidence(
         scores=_read_only(scores.scores),
@@ -61,12 +71,12 @@ def evidence(config: Config, scores: Scores) -> Evidence:
         percent=settings.percent,
         count=budget(len(scores.valid), settings.percent),
         seed=settings.seed,
-        options=settings.model_dump(),
+        options=_options(config, method),
         gradients=None if config.gradients.exact else lambda: _gradients(config),
     )
 
 
-def ranked(config: Config, found: Method, known: Evidence) -> Ranking:
+def ranked(config: Config, method: Method, evidence: Evidence) -> Ranking:
     """What the method answers; a UserError where it cannot, or what it gives is no value for every row.
 
     Of a plugin's method every exception is one, with the plugin's line.
@@ -75,7 +85,7 @@ def ranked(config: Config, found: Method, known: Evidence) -> Ranking:
     plugin = None if settings.method in built_in() else settings.plugin
     title = f"selection.method {settings.method}" + (f" of {plugin}" if plugin else "")
     try:
-        return rank(found, known)
+        return rank(method, evidence)
     except UserError:
         raise  # of a damaged shard
     except CannotAnswerError as error:

@@ -23,9 +23,6 @@ from icons.store.fingerprint import as_written, digest, file_digest
 from icons.store.layout import DATA, INDICES, VOTES, RunFolder
 from icons.store.scores import Scores, read_scores
 
-NOT_OF_THE_SELECTION = {"name", "plugin", "stability", "stability_with"}
-"""Keys under `selection` that do not change which rows are selected."""
-
 
 def generalist(config: Config) -> None:
     """Writes selected_data.json and votes.safetensors, and last selected_indices.json, which marks them complete.
@@ -34,7 +31,7 @@ def generalist(config: Config) -> None:
 
     Raises UserError when the scores are of other tasks or other training data, or when nothing would be selected.
     """
-    found = selection_method(config)
+    method = selection_method(config)
     scores = read_scores(RunFolder(config.output_dir).scores)
     if scores.columns != list(config.columns):
         raise UserError(
@@ -44,46 +41,51 @@ def generalist(config: Config) -> None:
     if file_digest(config.train.data)[:16] != scores.data:
         raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
     folder = RunFolder(config.output_dir).selection(config.selection.name)
-    settings = config.selection.model_dump(mode="json", exclude=NOT_OF_THE_SELECTION)
-    plugin = file_digest(config.selection.plugin) if config.selection.plugin else None
-    fingerprint = digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
+    fingerprint = _fingerprint(config, method, scores)
     target = folder / INDICES
     _require_same_method(target, config)
     if done := as_written(target, fingerprint):
         count = len(done["indices"])
         say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
     else:
-        _write_selection(config, found, scores, folder, fingerprint)
+        _write_selection(config, method, scores, folder, fingerprint)
     if config.selection.stability or config.selection.stability_with is not None:
         from icons.stages.generalist.stability import write_stability  # loads torch
 
-        write_stability(config, found, scores, read_json(target))
+        write_stability(config, method, scores, read_json(target))
+
+
+def _fingerprint(config: Config, method: Method, scores: Scores) -> str:
+    """Of all that decides the selection: what no method of this name reads changes nothing."""
+    plugin = file_digest(config.selection.plugin) if config.selection.plugin and not method.is_built_in else None
+    settings = method.settings(config.selection.model_dump(mode="json"))
+    return digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
 
 
 def _require_same_method(target: Path, config: Config) -> None:
     """One method never takes the place of another's selection; a damaged one may be written again."""
     try:
-        found = read_sealed(target, "").get("method")
+        method = read_sealed(target, "").get("method")
     except UserError:
         return
-    if found != config.selection.method:
+    if method != config.selection.method:
         raise UserError(
-            f"{target} is a selection by {found}, not by {config.selection.method}; "
+            f"{target} is a selection by {method}, not by {config.selection.method}; "
             "choose another selection.name, or null to name it by its method"
         )
 
 
-def _write_selection(config: Config, found: Method, scores: Scores, folder: Path, fingerprint: str) -> None:
+def _write_selection(config: Config, method: Method, scores: Scores, folder: Path, fingerprint: str) -> None:
     settings = config.selection
     num_rows = len(scores.valid)
-    known = evidence(config, scores)
-    count = known.count
+    seen = evidence(config, method, scores)
+    count = seen.count
     if count == 0 or not scores.valid.any():
         why = "no row is valid" if count else f"{settings.percent}% of {num_rows} records is less than one"
         raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
-    tau, votes = known.thresholds, known.votes
+    tau, votes = seen.thresholds, seen.votes
     ranks = percentile_ranks(scores.scores, scores.valid)
-    ranking = ranked(config, found, known)
+    ranking = ranked(config, method, seen)
     selected = highest(ranking.values, ranks, scores.valid, count, settings.tie_break, settings.seed)
     cut = cut_of(ranking.values, scores.valid, selected)
     head: dict[str, Any] = {

@@ -27,7 +27,7 @@ from icons.store.scores import Scores, read_scores
 SAME_VALUES = "either half gives the same values: this method does not look at the validation rows"
 
 
-def write_stability(config: Config, found: Method, scores: Scores, selection: dict[str, Any]) -> None:
+def write_stability(config: Config, method: Method, scores: Scores, selection: dict[str, Any]) -> None:
     """Writes stability.json: how far selections agree that differ in their evidence alone.
 
     `halves`: one made with every even, the other with every odd valid validation row of each task, from the matrices
@@ -40,7 +40,7 @@ def write_stability(config: Config, found: Method, scores: Scores, selection: di
     valid = {task.name: _valid_rows(config, task.name) for task in config.tasks}
     report["why_not"] = _why_no_halves(config, scores, valid)
     if report["why_not"] is None:
-        (first, values), (second, others) = (_selected(config, found, half) for half in _halved(config, scores, valid))
+        (first, values), (second, others) = (_selected(config, method, half) for half in _halved(config, scores, valid))
         report["halves"] = agreement(first, second, rows)
         report["note"] = SAME_VALUES if np.array_equal(values, others) else None
         said = report["note"] or _in_words(report["halves"])
@@ -49,7 +49,7 @@ def write_stability(config: Config, found: Method, scores: Scores, selection: di
         say(f"  stability {name}: not from halves of the validation rows: {report['why_not']}")
     if other is not None:
         their_config, theirs = other
-        chosen, _ = _selected(their_config, found, theirs)
+        chosen, _ = _selected(their_config, method, theirs)
         own = np.array(selection["indices"], np.int64)
         report["other_run"] = agreement(own, chosen, rows) | {"scores": theirs.fingerprint}
         path = RunFolder(their_config.output_dir).scores
@@ -105,12 +105,12 @@ def _rows_covered(config: Config, scores: Scores, task: str, columns: int) -> in
     return row
 
 
-def _selected(config: Config, found: Method, scores: Scores) -> tuple[Int64, Float64]:
+def _selected(config: Config, method: Method, scores: Scores) -> tuple[Int64, Float64]:
     """The rows, and the method's values of all of them."""
-    known = evidence(config, scores)
-    values, settings = ranked(config, found, known).values, config.selection
+    seen = evidence(config, method, scores)
+    values, settings = ranked(config, method, seen).values, config.selection
     ranks = percentile_ranks(scores.scores, scores.valid)
-    return highest(values, ranks, scores.valid, known.count, settings.tie_break, settings.seed), values
+    return highest(values, ranks, scores.valid, seen.count, settings.tie_break, settings.seed), values
 
 
 def _halved(config: Config, scores: Scores, valid: dict[str, Bool]) -> Iterator[Scores]:

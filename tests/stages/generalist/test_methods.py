@@ -269,3 +269,33 @@ def test_the_docs_name_every_method() -> None:
     assert all(f"`{name}`" in table for name in built_in())
     config = yaml.safe_load((ROOT / "configs" / "example.yaml").read_text())
     assert config["selection"]["method"] in built_in()
+
+
+def test_a_method_of_ones_own_has_options_and_checks_them(copy_of_finished: Project) -> None:
+    (copy_of_finished.root / "weighted.py").write_text(
+        "from dataclasses import dataclass\nfrom icons.selection.registry import method\n"
+        "@dataclass\nclass Weights:\n    loss: float = 1.0\n"
+        "@method('weighted', options=Weights)\n"
+        "def weighted(e): return e.options.loss * e.losses + e.norms\n"
+    )
+    own = {"plugin": "weighted.py", "method": "weighted"}
+    first = generalist(copy_of_finished, **own, name="plain")
+    other = generalist(copy_of_finished, **own, name="turned", options="{loss: -1}")
+    assert first["indices"] != other["indices"]
+    assert first["fingerprint"] != other["fingerprint"]
+    wrong = copy_of_finished.icons(
+        "generalist", "--set", "selection.plugin=weighted.py", "--set", "selection.method=weighted",
+        "--set", "selection.options={los: 2}",
+    )  # fmt: skip
+    assert wrong.code == 2
+    assert "selection.options" in wrong.err
+    assert "'los'" in wrong.err
+    none = copy_of_finished.icons("generalist", "--set", "selection.options={loss: 2}")
+    assert none.code == 2
+    assert "the method vote has none" in none.err
+
+
+def test_the_key_of_another_method_makes_nothing_anew(copy_of_finished: Project) -> None:
+    outcome = copy_of_finished.icons("generalist", "--set", "selection.spice.pool=64", "--set", "selection.seed=7")
+    assert outcome.code == 0
+    assert "already done" in outcome.out
