@@ -64,6 +64,27 @@ def finetune(
 
 
 @app.command()
+def evaluate(
+    config: ConfigFile,
+    of: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="A folder under finetune/, warmup, or base. Repeatable; default: all but base."
+        ),
+    ] = None,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Also generate the answers, greedily, and compare the text.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Measure what was trained on held-out records: token loss, tokens and answers right, with intervals."""
+    from icons.stages.training.evaluate import evaluate as stage
+
+    _run_stage(config, overrides, lambda opened: stage(opened, of, generate=generate, as_json=as_json))
+
+
+@app.command()
 def train_grads(
     config: ConfigFile,
     chunk: Annotated[int | None, typer.Option(help="Only this chunk, counted from 0 (one array task).")] = None,

@@ -138,6 +138,15 @@ class SpiceConfig(_Section):
     stop: float = Field(0.0, ge=0, lt=1)  # a pool ends when the gain falls below this part of its first
 
 
+class ProportionalConfig(_Section):
+    approve: float | None = Field(None, gt=0, le=100)  # percent of the rows that a voter approves; null = from the data
+
+
+class CoverageConfig(_Section):
+    voters: int | None = Field(None, ge=1)  # of each task at most, drawn by seed; null = all
+    pool: int | None = Field(None, ge=2)  # rows that compete at a time; null = all of them, 1000 where that is too many
+
+
 def _selection_name(keys: dict[str, Any]) -> str:
     """From the keys that stand before `name`."""
     method, percent, seed = keys.get("method", "vote"), keys.get("percent", 20), keys.get("seed", 0)
@@ -154,6 +163,8 @@ class SelectionConfig(_Section):
     task: TaskName | None = None  # of the method `less`
     plugin: Path | None = None  # a Python file with methods of your own
     options: dict[str, Any] = {}  # of a method of your own, which checks them
+    proportional: ProportionalConfig = ProportionalConfig()
+    coverage: CoverageConfig = CoverageConfig()
     spice: SpiceConfig = SpiceConfig()
     stability: bool = False
     stability_with: Path | None = None  # output_dir of another run, to compare selections with
@@ -174,6 +185,18 @@ class SelectionConfig(_Section):
         return self
 
 
+class EvaluationConfig(_Section):
+    tasks: list[TaskConfig] = []  # held-out files; empty = the target tasks' own, an optimistic measure
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> EvaluationConfig:
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tasks: the name {name!r} is used {names.count(name)} times; give each task its own")
+        return self
+
+
 class Config(_Section):
     output_dir: Path
     model: ModelConfig
@@ -185,6 +208,7 @@ class Config(_Section):
     gradients: GradientConfig = GradientConfig()
     influence: InfluenceConfig = InfluenceConfig()
     selection: SelectionConfig = SelectionConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     on_bad_record: Literal["error", "skip"] = "error"
 
     @model_validator(mode="after")
@@ -207,9 +231,10 @@ class Config(_Section):
     def _selection_can_be_made(self) -> None:
         """Known before the gradients are computed: what a built-in method will ask for."""
         method, task = self.selection.method, self.selection.task
-        if method == "spice" and self.gradients.exact:
+        if method in ("spice", "proportional", "coverage") and self.gradients.exact:
             raise ValueError(
-                "selection.method spice needs projected gradients, and gradients.projection: none stores scores alone"
+                f"selection.method {method} needs projected gradients, and gradients.projection: none stores scores "
+                "alone"
             )
         if method == "less" and task is None and len(self.columns) > 1:
             raise ValueError(

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from icons.config import Config
+from icons.config import Config, TaskConfig
 from icons.errors import UserError
 
 
@@ -57,9 +57,10 @@ def missing_files(config: Config) -> list[str]:
     ]
     wanted.append(("selection.plugin", config.selection.plugin, False))
     wanted.append(("selection.stability_with", config.selection.stability_with, True))
-    for index, task in enumerate(config.tasks):
-        wanted.append((f"tasks.{index}.data ({task.name})", task.data, False))
-        wanted.append((f"tasks.{index}.images ({task.name})", task.images, True))
+    for section, tasks in (("tasks", config.tasks), ("evaluation.tasks", config.evaluation.tasks)):
+        for index, task in enumerate(tasks):
+            wanted.append((f"{section}.{index}.data ({task.name})", task.data, False))
+            wanted.append((f"{section}.{index}.images ({task.name})", task.images, True))
     problems = []
     for key, path, folder in wanted:
         if path is not None and not (path.is_dir() if folder else path.is_file()):
@@ -91,10 +92,20 @@ def _resolve(config: Config, folder: Path) -> Config:
     train = config.train.model_copy(
         update={"data": absolute(config.train.data), "images": absolute(config.train.images)}
     )
-    tasks = [t.model_copy(update={"data": absolute(t.data), "images": absolute(t.images)}) for t in config.tasks]
+
+    def located(tasks: list[TaskConfig]) -> list[TaskConfig]:
+        return [t.model_copy(update={"data": absolute(t.data), "images": absolute(t.images)}) for t in tasks]
+
+    evaluation = config.evaluation.model_copy(update={"tasks": located(config.evaluation.tasks)})
     own = config.selection
     selection = own.model_copy(update={key: absolute(getattr(own, key)) for key in ("plugin", "stability_with")})
-    resolved = {"model": model, "train": train, "tasks": tasks, "selection": selection}
+    resolved = {
+        "model": model,
+        "train": train,
+        "tasks": located(config.tasks),
+        "selection": selection,
+        "evaluation": evaluation,
+    }
     return config.model_copy(update={"output_dir": absolute(config.output_dir), **resolved})
 
 

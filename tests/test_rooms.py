@@ -18,7 +18,7 @@ FLOORS = (
     ("models", "training", "report"),
     ("config_file",),
     ("config", "store"),
-    ("data", "selection"),
+    ("data", "selection", "evaluation"),
     ("gradients",),
     ("atomic", "cores", "errors", "exits", "machine", "progress", "ranges", "stop"),
 )

@@ -22,13 +22,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from icons.selection.consensus import cast_votes, thresholds
 from icons.selection.methods import built_in
+
+if TYPE_CHECKING:
+    from icons.selection.voters import Voters
 
 Int16 = npt.NDArray[np.int16]
 Float16 = npt.NDArray[np.float16]
@@ -60,8 +63,9 @@ class Evidence:
     all tasks together; `losses` [N] the mean loss of a row's target tokens, `norms` [N] the L2 norm of its gradient.
     All of them are 0 where not `valid` [N]. `count` rows will be selected, `percent` of N. `options` has the method's
     keys of the config's `selection` section, or is what the method made of `selection.options`. `gradients` reads the
-    training shards one after the other; None where there are none (exact influence stores scores alone). None of the
-    arrays may be written to: the votes and the cut are made of them too.
+    training shards one after the other, `voters` what each validation sample says of them; None where there are no
+    gradients (exact influence stores scores alone). None of the arrays may be written to: the votes and the cut are
+    made of them too.
     """
 
     scores: Float32
@@ -75,6 +79,7 @@ class Evidence:
     seed: int = 0
     options: Any = field(default_factory=dict)
     gradients: Callable[[], Iterator[GradientShard]] | None = None
+    voters: Callable[[], Voters] | None = None
 
     @cached_property
     def thresholds(self) -> Float64:

@@ -64,9 +64,20 @@ def read_sealed(path: Path, advice: str) -> dict[str, Any]:
 def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None) -> dict[str, Any]:
     """Writes a safetensors file; returns its `bytes` and `sha256`."""
     # safetensors writes the buffer as it lies: a non-contiguous array would come back scrambled.
-    content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, metadata)
+    content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    if metadata:
+        content = _with_metadata(content, metadata)
     write_bytes(path, content)
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """The file with its metadata in the order of their names: the library's own order changes from run to run."""
+    size = int.from_bytes(content[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(content[8 : 8 + size])}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return b"".join([len(head).to_bytes(8, "little"), head, content[8 + size :]])
 
 
 def read_tensors(path: Path, names: list[str] | None = None) -> dict[str, Array]:

@@ -19,6 +19,8 @@ class RunFolder:
         self.influence = root / "influence"
         self.scores = self.influence / "scores.safetensors"
         self.selections = root / "selection"
+        self.evaluations = root / "evaluation"
+        self.trials = root / "trial"
         self.report = root / "report"
 
     def adapter(self, checkpoint: int | str, adapter: Path | None) -> Path:
@@ -45,6 +47,9 @@ class RunFolder:
 
     def finetune(self, name: str) -> Path:
         return self.root / "finetune" / name
+
+    def evaluation(self, name: str) -> Path:
+        return self.evaluations / name
 
     def selection(self, name: str) -> Path:
         return self.selections / name

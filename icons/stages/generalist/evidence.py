@@ -6,7 +6,7 @@ import runpy
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ from icons.store.index import read_index, recompute
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores
 from icons.store.tensors import Memory
+
+if TYPE_CHECKING:
+    from icons.selection.voters import Voters
 
 _loaded: set[Path] = set()
 
@@ -58,8 +61,11 @@ def _options(config: Config, method: Method) -> Any:
         raise UserError(f"selection.options: {error}") from None
 
 
-def evidence(config: Config, method: Method, scores: Scores) -> Evidence:
-    """What `method` may ask of a run whose table of scores is read."""
+def evidence(config: Config, method: Method, scores: Scores, half: int | None = None) -> Evidence:
+    """What `method` may ask of a run whose table of scores is read.
+
+    `half` 0 or 1: the scores are of the even or the odd valid validation rows of each task, and so are the voters.
+    """
     settings = config.selection
     return Evidence(
         scores=_read_only(scores.scores),
@@ -73,7 +79,14 @@ def evidence(config: Config, method: Method, scores: Scores) -> Evidence:
         seed=settings.seed,
         options=_options(config, method),
         gradients=None if config.gradients.exact else lambda: _gradients(config),
+        voters=None if config.gradients.exact else lambda: _voters(config, half),
     )
+
+
+def _voters(config: Config, half: int | None) -> Voters:
+    from icons.stages.generalist.voters import open_voters  # loads torch
+
+    return open_voters(config, half)
 
 
 def ranked(config: Config, method: Method, evidence: Evidence) -> Ranking:

@@ -40,7 +40,10 @@ def write_stability(config: Config, method: Method, scores: Scores, selection: d
     valid = {task.name: _valid_rows(config, task.name) for task in config.tasks}
     report["why_not"] = _why_no_halves(config, scores, valid)
     if report["why_not"] is None:
-        (first, values), (second, others) = (_selected(config, method, half) for half in _halved(config, scores, valid))
+        (first, values), (second, others) = (
+            _selected(config, method, half_scores, half)
+            for half, half_scores in enumerate(_halved(config, scores, valid))
+        )
         report["halves"] = agreement(first, second, rows)
         report["note"] = SAME_VALUES if np.array_equal(values, others) else None
         said = report["note"] or _in_words(report["halves"])
@@ -105,9 +108,9 @@ def _rows_covered(config: Config, scores: Scores, task: str, columns: int) -> in
     return row
 
 
-def _selected(config: Config, method: Method, scores: Scores) -> tuple[Int64, Float64]:
+def _selected(config: Config, method: Method, scores: Scores, half: int | None = None) -> tuple[Int64, Float64]:
     """The rows, and the method's values of all of them."""
-    seen = evidence(config, method, scores)
+    seen = evidence(config, method, scores, half)
     values, settings = ranked(config, method, seen).values, config.selection
     ranks = percentile_ranks(scores.scores, scores.valid)
     return highest(values, ranks, scores.valid, seen.count, settings.tie_break, settings.seed), values
