@@ -133,6 +133,36 @@ def generalist(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def trial(
+    config: ConfigFile,
+    methods: Annotated[str, typer.Option(help="Separated by commas; random is always among them.")] = (
+        "vote,proportional,coverage,random"
+    ),
+    percent: Annotated[float, typer.Option(min=0, max=100, help="Records selected by each.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of a training, at most.")] = 200,
+    by: Annotated[
+        str | None, typer.Option(help="loss, token_accuracy or exact; by default exact where that can tell.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Try methods on small selections with short trainings, and say which of them to trust here."""
+    from icons.evaluation.measures import MEASURES
+    from icons.stages.generalist.trial import trial as stage
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    measures = [measure for measure in MEASURES if measure != "generated"]
+    if by is not None and by not in measures:
+        raise UserError(f"--by {by}: expected one of {', '.join(measures)}")
+
+    def chosen(opened: Config) -> None:
+        stage(opened, names, percent=percent, seeds=seeds, steps=steps, by=by, as_json=as_json)
+
+    _run_stage(config, overrides, chosen)
+
+
+@app.command()
 def report(
     config: ConfigFile,
     selection: Annotated[

@@ -5,7 +5,7 @@ The interval is the percentile bootstrap's (Efron 1979): answers are drawn again
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,7 +86,9 @@ def mean_over_tasks(answers: Mapping[str, Answers], measure: str) -> Interval:
     return _interval(whole, np.mean([_drawn(top[None], bottom[None])[0] for top, bottom in parts], axis=0))
 
 
-def difference(these: list[Mapping[str, Answers]], those: list[Mapping[str, Answers]], measure: str) -> Interval:
+def difference(
+    these: Sequence[Mapping[str, Answers]], those: Sequence[Mapping[str, Answers]], measure: str
+) -> Interval:
     """Mean over tasks of `these` models less that of `those`, on the same questions: a paired bootstrap.
 
     Each list holds the models of several seeds, whose values are averaged. Questions are drawn again for all models

@@ -14,14 +14,14 @@ from icons.config import Config
 from icons.data.records import Records, open_records
 from icons.errors import UserError
 from icons.progress import say
-from icons.selection.consensus import Int64, highest, percentile_ranks
-from icons.selection.cut import Cut, cut_of
-from icons.selection.registry import Method
-from icons.stages.generalist.evidence import evidence, ranked, selection_method
+from icons.selection.consensus import Int64
+from icons.selection.cut import Cut
+from icons.stages.generalist.evidence import selection_method
+from icons.stages.generalist.select import open_scores, select, selection_fingerprint
 from icons.store.files import SEAL, read_json, read_sealed, seal, write_bytes, write_parts, write_tensors
-from icons.store.fingerprint import as_written, digest, file_digest
+from icons.store.fingerprint import as_written, file_digest
 from icons.store.layout import DATA, INDICES, VOTES, RunFolder
-from icons.store.scores import Scores, read_scores
+from icons.store.scores import Scores
 
 
 def generalist(config: Config) -> None:
@@ -31,35 +31,20 @@ def generalist(config: Config) -> None:
 
     Raises UserError when the scores are of other tasks or other training data, or when nothing would be selected.
     """
-    method = selection_method(config)
-    scores = read_scores(RunFolder(config.output_dir).scores)
-    if scores.columns != list(config.columns):
-        raise UserError(
-            f"the scores are of the tasks {', '.join(scores.columns)}, the config names {', '.join(config.columns)}; "
-            "run `icons specialist` again"
-        )
-    if file_digest(config.train.data)[:16] != scores.data:
-        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+    method, scores = selection_method(config), open_scores(config)
     folder = RunFolder(config.output_dir).selection(config.selection.name)
-    fingerprint = _fingerprint(config, method, scores)
+    fingerprint = selection_fingerprint(config, method, scores)
     target = folder / INDICES
     _require_same_method(target, config)
     if done := as_written(target, fingerprint):
         count = len(done["indices"])
         say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
     else:
-        _write_selection(config, method, scores, folder, fingerprint)
+        _write_selection(config, scores, folder, fingerprint)
     if config.selection.stability or config.selection.stability_with is not None:
         from icons.stages.generalist.stability import write_stability  # loads torch
 
-        write_stability(config, method, scores, read_json(target))
-
-
-def _fingerprint(config: Config, method: Method, scores: Scores) -> str:
-    """Of all that decides the selection: what no method of this name reads changes nothing."""
-    plugin = file_digest(config.selection.plugin) if config.selection.plugin and not method.is_built_in else None
-    settings = method.settings(config.selection.model_dump(mode="json"))
-    return digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
+        write_stability(config, scores, read_json(target))
 
 
 def _require_same_method(target: Path, config: Config) -> None:
@@ -75,23 +60,15 @@ def _require_same_method(target: Path, config: Config) -> None:
         )
 
 
-def _write_selection(config: Config, method: Method, scores: Scores, folder: Path, fingerprint: str) -> None:
-    settings = config.selection
-    num_rows = len(scores.valid)
-    seen = evidence(config, method, scores)
-    count = seen.count
-    if count == 0 or not scores.valid.any():
-        why = "no row is valid" if count else f"{settings.percent}% of {num_rows} records is less than one"
-        raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
-    tau, votes = seen.thresholds, seen.votes
-    ranks = percentile_ranks(scores.scores, scores.valid)
-    ranking = ranked(config, method, seen)
-    selected = highest(ranking.values, ranks, scores.valid, count, settings.tie_break, settings.seed)
-    cut = cut_of(ranking.values, scores.valid, selected)
+def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: str) -> None:
+    settings, num_rows = config.selection, len(scores.valid)
+    selected = select(config, scores)
+    rows, ranking, cut = selected.rows, selected.ranking, selected.cut
+    tau, votes, count = selected.evidence.thresholds, selected.evidence.votes, selected.evidence.count
     head: dict[str, Any] = {
         "num_train": num_rows,
         "data": scores.data,
-        "num_selected": len(selected),
+        "num_selected": len(rows),
         "num_invalid": int((~scores.valid).sum()),
         "percent": settings.percent,
         "method": settings.method,
@@ -105,16 +82,16 @@ def _write_selection(config: Config, method: Method, scores: Scores, folder: Pat
     }
     target = folder / INDICES
     target.unlink(missing_ok=True)
-    write_parts(folder / DATA, _data_file(open_records(config.train.data), selected))
+    write_parts(folder / DATA, _data_file(open_records(config.train.data), rows))
     write_tensors(folder / VOTES, {"votes": votes, "values": ranking.values})
     head["files"] = {name: file_digest(folder / name) for name in (DATA, VOTES)}
-    head[SEAL] = seal(head | {"indices": selected.tolist()})
+    head[SEAL] = seal(head | {"indices": rows.tolist()})
     body = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
-    write_bytes(target, f'{body},\n "indices": {json.dumps(selected.tolist())}\n}}\n'.encode())
-    short = f" (only {len(selected)} rows are valid)" if len(selected) < count else ""
-    lowest, most = int(votes[selected].min()), int(votes[selected].max())
+    write_bytes(target, f'{body},\n "indices": {json.dumps(rows.tolist())}\n}}\n'.encode())
+    short = f" (only {len(rows)} rows are valid)" if len(rows) < count else ""
+    lowest, most = int(votes[rows].min()), int(votes[rows].max())
     say(
-        f"generalist {settings.name}: {len(selected)} of {num_rows} selected{short}, votes {lowest} to "
+        f"generalist {settings.name}: {len(rows)} of {num_rows} selected{short}, votes {lowest} to "
         f"{most} of {len(scores.columns)}, written to {target}"
     )
     say(_about(cut))

@@ -13,11 +13,10 @@ from safetensors import SafetensorError, safe_open
 from icons.config import Config
 from icons.errors import UserError
 from icons.progress import say
-from icons.selection.consensus import Bool, Float64, Int64, highest, percentile_ranks
+from icons.selection.consensus import Bool, Float64, Int64
 from icons.selection.influence import Float32, combine_groups, merge_tasks
-from icons.selection.registry import Method
 from icons.selection.stability import agreement, halves
-from icons.stages.generalist.evidence import evidence, ranked
+from icons.stages.generalist.select import select
 from icons.stages.specialist.directions import complete_task
 from icons.store.files import Array, read_tensors, write_sealed
 from icons.store.layout import STABILITY, RunFolder
@@ -27,7 +26,7 @@ from icons.store.scores import Scores, read_scores
 SAME_VALUES = "either half gives the same values: this method does not look at the validation rows"
 
 
-def write_stability(config: Config, method: Method, scores: Scores, selection: dict[str, Any]) -> None:
+def write_stability(config: Config, scores: Scores, selection: dict[str, Any]) -> None:
     """Writes stability.json: how far selections agree that differ in their evidence alone.
 
     `halves`: one made with every even, the other with every odd valid validation row of each task, from the matrices
@@ -41,8 +40,7 @@ def write_stability(config: Config, method: Method, scores: Scores, selection: d
     report["why_not"] = _why_no_halves(config, scores, valid)
     if report["why_not"] is None:
         (first, values), (second, others) = (
-            _selected(config, method, half_scores, half)
-            for half, half_scores in enumerate(_halved(config, scores, valid))
+            _selected(config, half_scores, half) for half, half_scores in enumerate(_halved(config, scores, valid))
         )
         report["halves"] = agreement(first, second, rows)
         report["note"] = SAME_VALUES if np.array_equal(values, others) else None
@@ -52,7 +50,7 @@ def write_stability(config: Config, method: Method, scores: Scores, selection: d
         say(f"  stability {name}: not from halves of the validation rows: {report['why_not']}")
     if other is not None:
         their_config, theirs = other
-        chosen, _ = _selected(their_config, method, theirs)
+        chosen, _ = _selected(their_config, theirs)
         own = np.array(selection["indices"], np.int64)
         report["other_run"] = agreement(own, chosen, rows) | {"scores": theirs.fingerprint}
         path = RunFolder(their_config.output_dir).scores
@@ -108,12 +106,10 @@ def _rows_covered(config: Config, scores: Scores, task: str, columns: int) -> in
     return row
 
 
-def _selected(config: Config, method: Method, scores: Scores, half: int | None = None) -> tuple[Int64, Float64]:
+def _selected(config: Config, scores: Scores, half: int | None = None) -> tuple[Int64, Float64]:
     """The rows, and the method's values of all of them."""
-    seen = evidence(config, method, scores, half)
-    values, settings = ranked(config, method, seen).values, config.selection
-    ranks = percentile_ranks(scores.scores, scores.valid)
-    return highest(values, ranks, scores.valid, seen.count, settings.tie_break, settings.seed), values
+    selected = select(config, scores, half)
+    return selected.rows, selected.ranking.values
 
 
 def _halved(config: Config, scores: Scores, valid: dict[str, Bool]) -> Iterator[Scores]:

@@ -19,12 +19,12 @@ from icons.report.samples import Kind
 from icons.report.thumbnails import Thumbnail, thumbnail
 from icons.report.traits import plain, read_traits
 from icons.selection.consensus import percentile_ranks, thresholds
+from icons.stages.generalist.select import open_scores
 from icons.stages.report.provenance import read_provenance
 from icons.store.chosen import Chosen, read_chosen
-from icons.store.fingerprint import file_digest
 from icons.store.index import read_index
 from icons.store.layout import RunFolder
-from icons.store.scores import Scores, read_scores
+from icons.store.scores import Scores
 from icons.store.tokens import read_target_tokens
 
 
@@ -47,7 +47,7 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
     name, those of other scores are left out.
     """
     folder = RunFolder(config.output_dir)
-    scores = _scores(config, folder)
+    scores = open_scores(config)
     selections = [read_chosen(folder.selection(name)) for name in names]
     stale = [chosen.name for chosen in selections if not _fits(chosen, scores)]
     if stale and (asked or stale[0] == names[0]):
@@ -82,18 +82,6 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
     kinds, samples = sample_views(material, percentile_ranks(scores.scores, scores.valid), record, picture)
     provenance = read_provenance(config)
     return Inputs(material, provenance, kinds, samples, scores.fingerprint, stale)
-
-
-def _scores(config: Config, folder: RunFolder) -> Scores:
-    scores = read_scores(folder.scores)
-    if scores.columns != list(config.columns):
-        raise UserError(
-            f"the scores are of the tasks {', '.join(scores.columns)}, the config names {', '.join(config.columns)}; "
-            "run `icons specialist` again"
-        )
-    if file_digest(config.train.data)[:16] != scores.data:
-        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
-    return scores
 
 
 def _fits(chosen: Chosen, scores: Scores) -> bool:

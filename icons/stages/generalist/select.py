@@ -1,0 +1,59 @@
+"""Which rows a method selects, of the run's scores; nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from icons.config import Config
+from icons.errors import UserError
+from icons.selection.consensus import Int64, highest, percentile_ranks
+from icons.selection.cut import Cut, cut_of
+from icons.selection.registry import Evidence, Method, Ranking
+from icons.stages.generalist.evidence import evidence, ranked, selection_method
+from icons.store.fingerprint import digest, file_digest
+from icons.store.layout import RunFolder
+from icons.store.scores import Scores, read_scores
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Ascending `rows` of the training file, what the method answered, and where its values were cut."""
+
+    rows: Int64
+    ranking: Ranking
+    cut: Cut
+    evidence: Evidence
+
+
+def open_scores(config: Config) -> Scores:
+    """Raises UserError when the scores are missing, or of other tasks or other training data than the config's."""
+    scores = read_scores(RunFolder(config.output_dir).scores)
+    if scores.columns != list(config.columns):
+        raise UserError(
+            f"the scores are of the tasks {', '.join(scores.columns)}, the config names {', '.join(config.columns)}; "
+            "run `icons specialist` again"
+        )
+    if file_digest(config.train.data)[:16] != scores.data:
+        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+    return scores
+
+
+def selection_fingerprint(config: Config, method: Method, scores: Scores) -> str:
+    """Of all that decides the selection: what no method of this name reads changes nothing."""
+    plugin = file_digest(config.selection.plugin) if config.selection.plugin and not method.is_built_in else None
+    settings = method.settings(config.selection.model_dump(mode="json"))
+    return digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
+
+
+def select(config: Config, scores: Scores, half: int | None = None) -> Selected:
+    """By `selection.method`; `half` as in `evidence`. Raises UserError when nothing would be selected."""
+    settings, method = config.selection, selection_method(config)
+    seen = evidence(config, method, scores, half)
+    if seen.count == 0 or not scores.valid.any():
+        many = f"{settings.percent}% of {len(scores.valid)} records is less than one"
+        why = "no row is valid" if seen.count else many
+        raise UserError(f"nothing to select: {why}; raise selection.percent or mend the data")
+    ranking = ranked(config, method, seen)
+    ranks = percentile_ranks(scores.scores, scores.valid)
+    rows = highest(ranking.values, ranks, scores.valid, seen.count, settings.tie_break, settings.seed)
+    return Selected(rows, ranking, cut_of(ranking.values, scores.valid, rows), seen)
