@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -21,6 +22,15 @@ COPIES = 8  # of each redundant record
 
 
 @dataclass(frozen=True)
+class Questions:
+    """What is asked: the tasks, the questions that no task asks, and how each is drawn."""
+
+    tasks: Sequence[str]
+    irrelevant: Sequence[str]
+    skills: Mapping[str, Skill]
+
+
+@dataclass(frozen=True)
 class StudyData:
     """`tasks` and `tests` map a task to its validation and its held-out test file; `images` serves all of them."""
 
@@ -30,28 +40,31 @@ class StudyData:
     tests: dict[str, Path]
 
 
-def draw_study_data(folder: Path, *, train: int, validation: int, test: int, seed: int) -> StudyData:
+def draw_study_data(
+    folder: Path, questions: Questions, *, train: int, validation: int, test: int, seed: int
+) -> StudyData:
     """Writes train.json, validation/<task>.json, test/<task>.json and images/ under `folder`.
 
     `validation` and `test` count the records of each task. A training record's `source` is its part of `SHARES` and its
     skill, as in wrong-count. The same arguments give the same bytes.
     """
     useful, redundant, irrelevant, wrong = (round(SHARES[part] * train) for part in SHARES)
-    draw = _Draw(folder / "images", seed)
+    draw, tasks, others = _Draw(folder / "images", seed, questions.skills), questions.tasks, questions.irrelevant
+    draw.images.mkdir(parents=True, exist_ok=True)
     records = [
-        *(draw.record("useful", index, TASKS[index % len(TASKS)]) for index in range(useful)),
-        *(draw.record("wrong", index, TASKS[index % len(TASKS)]) for index in range(wrong)),
-        *(draw.record("irrelevant", i, IRRELEVANT[i % len(IRRELEVANT)]) for i in range(irrelevant)),
+        *(draw.record("useful", index, tasks[index % len(tasks)]) for index in range(useful)),
+        *(draw.record("wrong", index, tasks[index % len(tasks)]) for index in range(wrong)),
+        *(draw.record("irrelevant", index, others[index % len(others)]) for index in range(irrelevant)),
     ]
     originals = -(-redundant // COPIES)
     for copy in range(redundant):
         original = copy % originals
-        records.append(draw.record("redundant", original, TASKS[original % len(TASKS)]))
+        records.append(draw.record("redundant", original, tasks[original % len(tasks)]))
     Random(f"{seed}/order").shuffle(records)
     records = [{"id": f"train-{row:06d}", **record} for row, record in enumerate(records)]
     paths = {}
     for part, count in (("validation", validation), ("test", test)):
-        for task in TASKS:
+        for task in tasks:
             paths[part, task] = folder / part / f"{task}.json"
             made = [{"id": f"{task}-{i:04d}", **draw.record(part, i, task)} for i in range(count)]
             _write(paths[part, task], made)
@@ -59,8 +72,8 @@ def draw_study_data(folder: Path, *, train: int, validation: int, test: int, see
     return StudyData(
         folder / "train.json",
         folder / "images",
-        {task: paths["validation", task] for task in TASKS},
-        {task: paths["test", task] for task in TASKS},
+        {task: paths["validation", task] for task in tasks},
+        {task: paths["test", task] for task in tasks},
     )
 
 
@@ -70,7 +83,7 @@ def draw_start_data(folder: Path, *, count: int, seed: int) -> tuple[Path, Path]
     No question is asked, so how to answer one is left to the training that the study is about. Every record has its
     `facts`, pairs of a question and its answer. Returns the records' file and their image folder.
     """
-    draw, records = _Draw(folder / "images", seed), []
+    draw, records = _Draw(folder / "images", seed, PICTURES.skills), []
     for number in range(count):
         record = draw.record("start", number, TASKS[number % len(TASKS)])
         turns = record.pop("conversations")
@@ -86,13 +99,13 @@ def draw_start_data(folder: Path, *, count: int, seed: int) -> tuple[Path, Path]
 class _Draw:
     """Records by part, number and skill; of a picture that is drawn twice there is one file."""
 
-    def __init__(self, images: Path, seed: int) -> None:
-        self.images, self.seed = images, seed
+    def __init__(self, images: Path, seed: int, skills: Mapping[str, Skill]) -> None:
+        self.images, self.seed, self.skills = images, seed, skills
 
     def record(self, part: str, number: int, skill: str) -> dict[str, Any]:
         rng = Random(f"{self.seed}/{part}/{number}/{skill}")
         turns_asked = 1 if part in ("validation", "test") else rng.choice(TURNS)
-        scene = (SKILLS | OTHERS)[skill](rng, turns_asked)
+        scene = self.skills[skill](rng, turns_asked)
         record: dict[str, Any] = {"source": f"{part}-{skill}"}
         opening = ""
         if scene.image is not None:
@@ -138,7 +151,7 @@ def draw_pattern(rng: Random, turns: int) -> Scene:
 
 
 OTHERS: dict[str, Skill] = {"orientation": draw_orientation, "pattern": draw_pattern}
-IRRELEVANT = ("text", "orientation", "text", "pattern")
+PICTURES = Questions(TASKS, ("text", "orientation", "text", "pattern"), SKILLS | OTHERS)
 
 
 def _write(path: Path, records: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The study's pieces of work, each of which leaves a file and is not done again."""
+"""The study's pieces of work: icons' own stages on each arm. What is finished lies in the folder and stays."""
 
 from __future__ import annotations
 
@@ -13,202 +13,157 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from icons.config import Config
 from icons.config_file import load_config
+from icons.evaluation.measures import mean_over_tasks, measured
 from icons.pipeline import run
+from icons.selection.answers import AnswerBook, answers_by_source, first_answer, mean_distance
 from icons.stages.generalist.generalist import generalist
+from icons.stages.training.evaluate import Candidate, answer
 from icons.stages.training.finetune import choose, finetune, read_indices
 from icons.store.files import read_json, write_json
-from icons.store.layout import RunFolder
-from study.data import SHARES, TASKS, draw_start_data, draw_study_data
-from study.model import accuracy, make_start
-from study.proportion import in_proportion, skew
-
-START_SEED = 1000  # of the records that the start is trained on; the seeds of the study are small numbers
-
-
-@dataclass(frozen=True)
-class Size:
-    """Records of each kind, steps and epochs; `test` and `validation` count the records of each task."""
-
-    train: int
-    validation: int
-    test: int
-    start_records: int
-    tower_steps: int
-    start_steps: int
-    epochs: int
-    seeds: int
-
-
-FULL = Size(
-    train=10_000,
-    validation=300,
-    test=400,
-    start_records=24_000,
-    tower_steps=1500,
-    start_steps=3000,
-    epochs=6,
-    seeds=3,
-)
-QUICK = Size(
-    train=1_500,
-    validation=60,
-    test=100,
-    start_records=6_000,
-    tower_steps=400,
-    start_steps=400,
-    epochs=4,
-    seeds=1,
-)
+from icons.store.layout import INDICES, RunFolder
+from study.data import SHARES, draw_study_data
+from study.settings import SETTINGS, Size
 
 
 @dataclass(frozen=True)
 class Arm:
     """What is trained on: by `method` so many percent (None: everything), with exact influence, with InfoBatch.
 
-    `in_proportion` takes as many of each answer as there are in the data (proportion.py).
+    `group` is the part of the study it belongs to; `draw` tells random draws apart.
     """
 
     name: str
     method: str | None = None
     percent: int = 100
+    group: str = "core"
     exact: bool = False
     infobatch: bool = False
-    in_proportion: bool = False
-    every_seed: bool = True
+    draw: int = 0
 
     @property
     def file(self) -> str:
         return re.sub("[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
 
-ABLATIONS = ("mean", "max", "rank", "norm", "direct-merge")
-RATIOS = (5, 10, 40, 60)
+BEST = ("proportional", "coverage")
 ARMS = (
     Arm("everything"),
-    Arm("vote", "vote", 20),
     Arm("random", "random", 20),
-    Arm("vote, exact influence", "vote", 20, exact=True),
-    *(Arm(method, method, 20) for method in (*ABLATIONS, "spice", "loss", "grad-norm")),
-    Arm("vote within each answer", "vote", 20, in_proportion=True),
-    Arm("everything, InfoBatch", infobatch=True),
-    *(Arm(f"vote {percent}%", "vote", percent, every_seed=False) for percent in RATIOS),
+    Arm("random, second draw", "random", 20, draw=1),
+    Arm("vote", "vote", 20),
+    *(Arm(method, method, 20) for method in BEST),
+    *(Arm(f"{method} {p}%", method, p, "sizes") for p in (5, 10) for method in ("random", "vote", *BEST)),
+    *(Arm(f"{method} 40%", method, 40, "sizes") for method in ("random", BEST[0])),
+    *(Arm(method, method, 20, "methods") for method in ("mean", "max", "rank", "norm", "direct-merge")),
+    *(Arm(method, method, 20, "methods") for method in ("spice", "loss", "grad-norm")),
+    Arm("vote, exact influence", "vote", 20, "methods", exact=True),
+    Arm("everything, InfoBatch", group="methods", infobatch=True),
 )
+GROUPS = ("core", "sizes", "methods")
 
 
-def arms_of(seed: int) -> list[Arm]:
-    """Other ratios are tried on the first seed alone."""
-    return [arm for arm in ARMS if arm.every_seed or seed == 0]
+@dataclass(frozen=True)
+class Study:
+    """Where the study lies, what it is made in and how large, and which groups of arms belong to it."""
+
+    root: Path
+    setting: str
+    size: Size
+    groups: tuple[str, ...]
+
+    @property
+    def arms(self) -> list[Arm]:
+        return [arm for arm in ARMS if arm.group in self.groups]
 
 
-def start(root: Path, size: Size) -> None:
+def start(study: Study) -> None:
     """The model that every training of every seed begins with: root/start."""
-    if (root / "start").is_dir():
-        return
-    with _logged(root, "start"):
-        data, images = draw_start_data(root / "start-data", count=size.start_records, seed=START_SEED)
-        make_start(
-            root / "start",
-            data,
-            images,
-            rows=size.start_records,
-            tower_steps=size.tower_steps,
-            steps=size.start_steps,
-            seed=START_SEED,
-        )
+    with _logged(study.root, "start"):
+        SETTINGS[study.setting].make_start(study.root / "start", study.size)
 
 
-def prepare(root: Path, size: Size, seed: int) -> None:
-    """A seed's data, gradients, scores and selections, sketched and exact."""
-    with _logged(root, f"seed-{seed}"):
-        for arm in arms_of(seed):
-            if arm.method == "vote" and arm.percent == 20:
-                run(_config(root, size, seed, arm))
-        for arm in arms_of(seed):
+def prepare(study: Study, seed: int) -> None:
+    """A seed's data, gradients, scores and selections, sketched and (where an arm asks for it) exact."""
+    with _logged(study.root, f"seed-{seed}"):
+        for exact in sorted({arm.exact for arm in study.arms}):
+            run(config_of(study, seed, Arm("vote, exact influence" if exact else "vote", "vote", 20, exact=exact)))
+        for arm in study.arms:
             if arm.method is not None:
-                generalist(_config(root, size, seed, arm))
+                generalist(config_of(study, seed, arm))
 
 
-def train(root: Path, size: Size, seed: int, arm: Arm) -> None:
-    """Leaves root/results/seed-<seed>/<arm>.json: accuracy per task, what was selected, how skewed its
-    answers are (proportion.py), sample-passes, seconds."""
-    target = _result(root, seed, arm)
+def train(study: Study, seed: int, arm: Arm) -> None:
+    """Leaves root/results/seed-<seed>/<arm>.json: scores on the test sets, what was selected, passes, seconds."""
+    target = _result(study.root, seed, arm)
     if target.is_file():
         return
     begin = time.monotonic()
-    with _logged(root, f"seed-{seed}"):
-        config = _config(root, size, seed, arm)
+    with _logged(study.root, f"seed-{seed}"):
+        config = config_of(study, seed, arm)
         folder = RunFolder(config.output_dir)
-        indices = selection_of(config, arm)
-        data = root / f"seed-{seed}" / "data"
-        if indices and arm.in_proportion:
-            in_proportion(folder.scores, data / "train.json", indices, arm.percent)
+        indices = None if arm.method is None else folder.selection(config.selection.name) / INDICES
         finetune(config, choose(config, indices, arm.method is None, None), arm.file)
         trained = folder.finetune(arm.file)
-        tests = {task: data / "test" / f"{task}.json" for task in TASKS}
-        found: dict[str, Any] = {
-            "accuracy": accuracy(root / "start", trained / "final", tests, data / "images"),
-            "selected": _parts(data / "train.json", indices),
-            "answer_skew": 0.0 if indices is None else skew(data / "train.json", read_indices(indices)[0]),
-            "sample_passes": _passes(trained, size.epochs),
-        }
+        content = _asked(config, Candidate(arm.file, trained / "final", folder.evaluation(arm.file)))
+        content |= _about(config, indices) | {"sample_passes": _passes(trained, study.size.epochs)}
         for path in trained.glob("checkpoint-*"):
             shutil.rmtree(path)
-    write_json(target, found | {"seconds": round(time.monotonic() - begin, 1)})
+    write_json(target, content | {"seconds": round(time.monotonic() - begin, 1)})
 
 
-def at_start(root: Path, size: Size, seed: int) -> None:
+def at_start(study: Study, seed: int) -> None:
     """What the start answers before any training, as a result of its own."""
-    target = root / "results" / f"seed-{seed}" / "start.json"
+    target = study.root / "results" / f"seed-{seed}" / "start.json"
     if target.is_file():
         return
-    with _logged(root, f"seed-{seed}"):
-        data = root / f"seed-{seed}" / "data"
-        tests = {task: data / "test" / f"{task}.json" for task in TASKS}
-        write_json(target, {"accuracy": accuracy(root / "start", None, tests, data / "images")})
+    with _logged(study.root, f"seed-{seed}"):
+        config = config_of(study, seed, ARMS[0])
+        write_json(target, _asked(config, Candidate("start", None, RunFolder(config.output_dir).evaluation("start"))))
 
 
-def result(root: Path, seed: int, arm: Arm) -> dict[str, Any] | None:
-    path = _result(root, seed, arm)
-    found: dict[str, Any] | None = read_json(path) if path.is_file() else None
-    return found
-
-
-def selection_of(config: Config, arm: Arm) -> Path | None:
-    """The file of what the arm trains on; None for everything."""
-    folder = RunFolder(config.output_dir)
-    if arm.in_proportion:
-        return folder.root / f"{arm.file}.json"
-    return None if arm.method is None else folder.selection(config.selection.name) / "selected_indices.json"
+def result(study: Study, seed: int, arm: Arm) -> dict[str, Any] | None:
+    path = _result(study.root, seed, arm)
+    content: dict[str, Any] | None = read_json(path) if path.is_file() else None
+    return content
 
 
 def _result(root: Path, seed: int, arm: Arm) -> Path:
     return root / "results" / f"seed-{seed}" / f"{arm.file}.json"
 
 
-def _config(root: Path, size: Size, seed: int, arm: Arm) -> Config:
+def config_of(study: Study, seed: int, arm: Arm) -> Config:
     """The seed's config with the arm's selection and pruning; draws the data where it is not yet."""
-    folder = root / f"seed-{seed}"
-    drawn = folder / "data"
+    setting, size, folder = SETTINGS[study.setting], study.size, study.root / f"seed-{seed}"
+    drawn, tasks = folder / "data", setting.questions.tasks
     if not (drawn / "train.json").is_file():  # written last
-        draw_study_data(drawn, train=size.train, validation=size.validation, test=size.test, seed=seed)
-    images, lora = "data/images", {"r": 16, "alpha": 32, "dropout": 0.0}
-    rates = {"learning_rate": 1.0e-3, "projector_learning_rate": 1.0e-3, "seed": seed}
+        draw_study_data(
+            drawn, setting.questions, train=size.train, validation=size.validation, test=size.test, seed=seed
+        )
+    rates = {**setting.keys["rates"], "seed": seed}
+
+    def files(part: str) -> list[dict[str, str]]:
+        return [{"name": task, "data": f"data/{part}/{task}.json", "images": "data/images"} for task in tasks]
+
     raw: dict[str, Any] = {
         "output_dir": "run-exact" if arm.exact else "run",
-        "model": {"base": "../start", "dtype": "float32", "device": "cpu", "lora": lora},
-        "train": {"data": "data/train.json", "images": images},
+        "model": {"base": "../start", "dtype": "float32", "device": "cpu", **setting.keys["model"]},
+        "train": {"data": "data/train.json", "images": "data/images"},
         "warmup": {"fraction": 0.2, "epochs": 2, **rates},
-        "finetune": {"epochs": size.epochs, "save_steps": 10_000, "batch_size": 32, **rates},
-        "tasks": [{"name": task, "data": f"data/validation/{task}.json", "images": images} for task in TASKS],
-        "gradients": {"dim": 5120, "seed": seed},
+        "finetune": {
+            "epochs": size.epochs, "save_steps": 10_000, "batch_size": setting.keys["batch_size"], **rates,
+        },
+        "tasks": files("validation"),
+        "evaluation": {"tasks": files("test")},
+        "gradients": {"dim": size.dim, "seed": seed},
         "influence": {"save_matrix": False},
-        "selection": {"method": arm.method or "vote", "percent": arm.percent, "seed": seed},
-    }
+        "selection": {"method": arm.method or "vote", "percent": arm.percent, "seed": seed + 100 * arm.draw},
+    }  # fmt: skip
     if arm.exact:  # from the same warm-up
         raw["model"]["adapter"] = "run/warmup/final"
         raw["gradients"]["projection"] = "none"
@@ -219,12 +174,42 @@ def _config(root: Path, size: Size, seed: int, arm: Arm) -> Config:
     return load_config(path)
 
 
-def _parts(train: Path, indices: Path | None) -> dict[str, int]:
-    """Records of each part of the data among the selected."""
-    records = json.loads(train.read_text())
-    rows = range(len(records)) if indices is None else read_indices(indices)[0]
-    counts = Counter(records[row]["source"].partition("-")[0] for row in rows)
-    return {part: counts[part] for part in SHARES}
+def _asked(config: Config, candidate: Candidate) -> dict[str, Any]:
+    """Of every task and over all of them: answers exactly right, mean token loss."""
+    answers = {t: a.answers for t, a in answer(config, [candidate], config.evaluation.tasks)[candidate.name].items()}
+    return {
+        measure: {
+            "tasks": {task: measured(each, measure).mean for task, each in answers.items()},
+            "mean": mean_over_tasks(answers, measure).as_json(),
+        }
+        for measure in ("exact", "loss")
+    }
+
+
+def _about(config: Config, indices: Path | None) -> dict[str, Any]:
+    """Records of each part and of each task among the selected, and how far answers are preferred."""
+    records = json.loads(config.train.data.read_text())
+    selected_N = np.zeros(len(records), np.bool_)
+    selected_N[range(len(records)) if indices is None else read_indices(indices)[0]] = True
+    parts, skills = zip(*(record["source"].split("-", 1) for record in records), strict=True)
+    book = AnswerBook()
+    answer_N = np.array([book.number(first_answer(record)) for record in records], np.int32)
+    names = [task.name for task in config.tasks]
+    source_N = np.array([names.index(skill) if skill in names else len(names) for skill in skills], np.int32)
+    rows = [
+        row
+        for row in answers_by_source([*names, "other"], source_N, book.answers, answer_N, selected_N)
+        if row.source != "other"
+    ]
+    distance, by_chance = mean_distance(rows)
+    part_counts = Counter(part for part, chosen in zip(parts, selected_N, strict=True) if chosen)
+    skill_counts = Counter(skill for skill, chosen in zip(skills, selected_N, strict=True) if chosen)
+    return {
+        "selected": {part: part_counts[part] for part in SHARES},
+        "tasks_in_it": {name: skill_counts[name] for name in names},
+        "answer_distance": distance,
+        "answer_distance_by_chance": by_chance,
+    }
 
 
 def _passes(trained: Path, epochs: int) -> dict[str, int]:

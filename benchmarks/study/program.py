@@ -1,11 +1,13 @@
-"""Does selection help? Trains a small model on everything and on parts chosen by every method, and tests it.
+"""Does selection help? Trains one model on everything and on parts chosen by every method, and tests it.
 
-    python benchmarks/study --folder DIR [--quick] [--workers 2] [--json FILE] [--plot FILE]
+    python benchmarks/study --folder DIR [--setting pictures|text] [--size full|quick] [--arms core,sizes,methods]
+                            [--workers 2] [--json FILE] [--plot FILE]
 
-The data are the demo's questions at study size (data.py), with redundant, irrelevant and wrong-answer parts; six
-target tasks with test sets of their own. Every training of a seed begins with the same model (model.py). Pieces
-that are finished lie in the folder and are not done again, so a killed study goes on. The relative score is the mean
-over the tasks of score / score after training on everything (ICONS, arXiv 2501.00654).
+The data have redundant, irrelevant and wrong-answer parts, and six target tasks with test sets of their own (data.py).
+Every training of a seed begins with the same model: a small LLaVA that was taught to describe pictures, or, in words, a
+pretrained language model (settings.py). Selecting, training and testing are icons' own stages. Pieces that are finished
+lie in the folder and are not done again, so a killed study goes on. The relative score is the mean over the tasks of
+score / score after training on everything (ICONS, arXiv 2501.00654).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,36 +25,45 @@ import torch
 import typer
 from setting import circumstances, describe
 
-from study.jobs import FULL, QUICK, arms_of, at_start, prepare, start, train
+from study.jobs import GROUPS, Study, at_start, prepare, start, train
+from study.settings import SETTINGS
 from study.table import plot, summary, table
 
 
 def main(
     folder: Annotated[Path, typer.Option(help="where everything is kept; give it again to go on")],
-    quick: Annotated[bool, typer.Option("--quick", help="small data, one seed: ten minutes, and no evidence")] = False,
+    setting: Annotated[str, typer.Option(help=f"one of {', '.join(SETTINGS)}")] = "pictures",
+    size: Annotated[str, typer.Option(help="full; quick, one seed in minutes, no evidence; tiny, for tests")] = "full",
+    arms: Annotated[str, typer.Option(help=f"of {', '.join(GROUPS)}, separated by commas")] = ",".join(GROUPS),
+    seeds: Annotated[int | None, typer.Option(min=1, help="so many instead of the size's own")] = None,
     workers: Annotated[int, typer.Option(min=1, help="pieces at a time, each on one core")] = 2,
     results: Annotated[Path | None, typer.Option("--json", help="write the numbers there")] = None,
     picture: Annotated[Path | None, typer.Option("--plot", help="write the figure there (PNG)")] = None,
 ) -> None:
     """Train on everything and on selections by every method, at several seeds, and compare test scores."""
-    size = QUICK if quick else FULL
+    if setting not in SETTINGS or size not in SETTINGS[setting].sizes:
+        raise typer.BadParameter(f"--setting {setting} --size {size}: there is no such study")
+    groups = tuple(group for group in GROUPS if group in arms.split(","))
+    own = SETTINGS[setting].sizes[size]
+    own = own if seeds is None else replace(own, seeds=seeds)
+    study = Study(folder.absolute(), setting, own, groups)
     folder.mkdir(parents=True, exist_ok=True)
-    marker, wanted = folder / "size.json", json.dumps(vars(size))
-    if marker.is_file() and marker.read_text() != wanted:
+    marker, expected = folder / "size.json", json.dumps({"setting": setting, **vars(replace(own, seeds=0))})
+    if marker.is_file() and marker.read_text() != expected:
         raise typer.BadParameter(f"{folder} holds a study of another size; choose another folder")
-    marker.write_text(wanted)
+    marker.write_text(expected)
     facts = circumstances(torch.device("cpu"))
     typer.echo(describe(facts))
     clock = folder / "seconds.txt"  # of all runs that ended a piece here
     begin = time.monotonic() - (float(clock.read_text()) if clock.is_file() else 0)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pool.submit(start, folder, size).result()
+        pool.submit(start, study).result()
         waiting: dict[Future[None], str] = {}
 
         def submit(title: str, work: Callable[..., None], *arguments: Any) -> None:
-            waiting[pool.submit(work, folder, size, *arguments)] = title
+            waiting[pool.submit(work, study, *arguments)] = title
 
-        for seed in range(size.seeds):
+        for seed in range(own.seeds):
             submit(f"prepared seed {seed}", prepare, seed)
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
@@ -63,14 +75,22 @@ def main(
                 if title.startswith("prepared"):
                     seed = int(title.rpartition(" ")[2])
                     submit(f"seed {seed}: at the start", at_start, seed)
-                    for arm in arms_of(seed):
+                    for arm in study.arms:
                         submit(f"seed {seed}: {arm.name}", train, seed, arm)
-    found = summary(folder, size.seeds)
-    typer.echo(table(found))
+    numbers = summary(study)
+    typer.echo(table(numbers))
     if results:
-        command = f"python benchmarks/study --folder DIR{' --quick' if quick else ''}"
+        options = "".join(
+            f" --{name} {value}"
+            for name, value, default in (
+                ("setting", setting, "pictures"), ("size", size, "full"), ("arms", arms, ",".join(GROUPS)),
+                ("seeds", seeds, None),
+            )
+            if value != default
+        )  # fmt: skip
         minutes = round((time.monotonic() - begin) / 60, 1)
-        content = facts | {"command": command, "size": vars(size), "minutes": minutes, "results": found}
+        content = facts | {"command": f"python benchmarks/study --folder DIR{options}", "setting": setting}
+        content |= {"size": vars(own), "minutes": minutes, "results": numbers}
         results.write_text(json.dumps(content, indent=1) + "\n")
     if picture:
-        picture.write_bytes(plot(found))
+        picture.write_bytes(plot(numbers))

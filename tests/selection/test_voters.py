@@ -106,7 +106,7 @@ def test_the_data_decide_how_many_a_voter_approves() -> None:
     notes = rank(find_method("proportional"), evidence(table, 60, "proportional")).notes
     depth = notes["rows_a_voter_approves"]
     sizes = [len(set().union(*greedy.approvals(table.tolist(), d))) for d in (depth - 1, depth)]
-    assert sizes[0] < 90 <= sizes[1] == notes["approved_rows"]  # one and a half times the budget
+    assert sizes[0] < 120 <= sizes[1] == notes["approved_rows"]  # twice the budget
 
 
 def test_pools_share_what_is_covered_and_take_most_of_the_same_rows() -> None:

@@ -121,7 +121,8 @@ def _steps(config: Config, count: int, steps: int) -> int:
     """Of a training on `count` records in one process."""
     settings = _settings(config, 0, steps)
     an_epoch = -(-count // (settings.batch_size * settings.gradient_accumulation))
-    return min(an_epoch * int(settings.epochs), int(settings.max_steps))
+    most: int = min(an_epoch * settings.epochs, settings.max_steps)
+    return most
 
 
 def _train(config: Config, arm: Arm, steps: int) -> None:
