@@ -15,7 +15,10 @@ from icons.data.records import Records, open_records
 from icons.errors import UserError
 from icons.progress import say
 from icons.selection.consensus import Int64
+from icons.selection.copies import Copies
 from icons.selection.cut import Cut
+from icons.selection.shares import nearest_tasks, passed_over, shared_out
+from icons.stages.generalist.copies import alike
 from icons.stages.generalist.evidence import selection_method
 from icons.stages.generalist.select import open_scores, select, selection_fingerprint
 from icons.store.files import SEAL, read_json, read_sealed, seal, write_bytes, write_parts, write_tensors
@@ -65,6 +68,8 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
     selected = select(config, scores)
     rows, ranking, cut = selected.rows, selected.ranking, selected.cut
     tau, votes, count = selected.evidence.thresholds, selected.evidence.votes, selected.evidence.count
+    counts = shared_out(nearest_tasks(scores.scores, scores.valid), rows, len(scores.columns))
+    by_task = dict(zip(scores.columns, counts, strict=True))
     head: dict[str, Any] = {
         "num_train": num_rows,
         "data": scores.data,
@@ -74,6 +79,7 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
         "method": settings.method,
         "tasks": scores.columns,
         "thresholds": dict(zip(scores.columns, tau.tolist(), strict=True)),
+        "by_task": by_task,
         "tie_break": settings.tie_break,
         "seed": settings.seed,
         "cut": asdict(cut) | {"share_by_tie_break": cut.share_by_tie_break},
@@ -82,7 +88,9 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
     }
     target = folder / INDICES
     target.unlink(missing_ok=True)
-    write_parts(folder / DATA, _data_file(open_records(config.train.data), rows))
+    copies = Copies()
+    write_parts(folder / DATA, _data_file(open_records(config.train.data), rows, copies))
+    head["copies"] = {"rows": len(copies.rows)} | alike(config, copies)
     write_tensors(folder / VOTES, {"votes": votes, "values": ranking.values})
     head["files"] = {name: file_digest(folder / name) for name in (DATA, VOTES)}
     head[SEAL] = seal(head | {"indices": rows.tolist()})
@@ -95,6 +103,8 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
         f"{most} of {len(scores.columns)}, written to {target}"
     )
     say(_about(cut))
+    for line in _warnings(by_task, len(copies.rows), len(rows)):
+        say(f"  ! {line}")
     if ranking.summary:
         say(f"  {ranking.summary}")
 
@@ -109,10 +119,23 @@ def _about(cut: Cut) -> str:
     )
 
 
-def _data_file(records: Records, selected: Int64) -> Iterator[bytes]:
-    """A JSON list of the chosen records, one a line, in source order."""
+def _warnings(by_task: dict[str, int], copies: int, size: int) -> Iterator[str]:
+    few = passed_over(list(by_task.values()))
+    for number in few:
+        task, count = list(by_task.items())[number]
+        yield (
+            f"task {task} gets {count} of the {size}, less than half of an even share ({size / len(by_task):.0f}); "
+            "compare with selection.method proportional"
+        )
+    if 20 * copies > size:
+        yield f"{copies} of the {size} are copies of others in the selection: they bring little"
+
+
+def _data_file(records: Records, selected: Int64, copies: Copies) -> Iterator[bytes]:
+    """A JSON list of the chosen records, one a line, in source order; `copies` sees each."""
     for position, row in enumerate(np.sort(selected).tolist()):
         record = records[row]
+        copies.see(row, record)
         try:
             text = json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # a lone surrogate is legal in JSON, but only escaped
