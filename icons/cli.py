@@ -306,10 +306,10 @@ def job(
 
     overrides = [*(overrides or []), *checkpoint_overrides(checkpoint)]
     with stoppable(last=True):
-        found = find_job(load_config(config, overrides), stage, chunk, task, offset)
-        if found is not None:
-            with found.watched():
-                _run_stage(config, overrides, stage_function(found))
+        job = find_job(load_config(config, overrides), stage, chunk, task, offset)
+        if job is not None:
+            with job.watched():
+                _run_stage(config, overrides, stage_function(job))
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})

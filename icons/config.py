@@ -179,9 +179,9 @@ class SelectionConfig(_Section):
 
     @model_validator(mode="after")
     def _method_is_known(self) -> SelectionConfig:
-        known = built_in()
-        if self.plugin is None and self.method not in known:
-            raise ValueError(f"method: {self.method!r} is none of {', '.join(known)}; selection.plugin adds others")
+        methods = built_in()
+        if self.plugin is None and self.method not in methods:
+            raise ValueError(f"method: {self.method!r} is none of {', '.join(methods)}; selection.plugin adds others")
         return self
 
 

@@ -50,19 +50,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def missing_files(config: Config) -> list[str]:
     """One line for every file or folder that the config names and that is not there."""
-    wanted: list[tuple[str, Path | None, bool]] = [
+    named: list[tuple[str, Path | None, bool]] = [
         ("train.data", config.train.data, False),
         ("train.images", config.train.images, True),
         ("model.adapter", config.model.adapter, True),
     ]
-    wanted.append(("selection.plugin", config.selection.plugin, False))
-    wanted.append(("selection.stability_with", config.selection.stability_with, True))
+    named.append(("selection.plugin", config.selection.plugin, False))
+    named.append(("selection.stability_with", config.selection.stability_with, True))
     for section, tasks in (("tasks", config.tasks), ("evaluation.tasks", config.evaluation.tasks)):
         for index, task in enumerate(tasks):
-            wanted.append((f"{section}.{index}.data ({task.name})", task.data, False))
-            wanted.append((f"{section}.{index}.images ({task.name})", task.images, True))
+            named.append((f"{section}.{index}.data ({task.name})", task.data, False))
+            named.append((f"{section}.{index}.images ({task.name})", task.images, True))
     problems = []
-    for key, path, folder in wanted:
+    for key, path, folder in named:
         if path is not None and not (path.is_dir() if folder else path.is_file()):
             problems.append(f"{key}: {path} is not {'a folder' if folder else 'a file'}")
     if Path(config.model.base).is_absolute() and not Path(config.model.base).is_dir():
@@ -97,8 +97,10 @@ def _resolve(config: Config, folder: Path) -> Config:
         return [t.model_copy(update={"data": absolute(t.data), "images": absolute(t.images)}) for t in tasks]
 
     evaluation = config.evaluation.model_copy(update={"tasks": located(config.evaluation.tasks)})
-    own = config.selection
-    selection = own.model_copy(update={key: absolute(getattr(own, key)) for key in ("plugin", "stability_with")})
+    section = config.selection
+    selection = section.model_copy(
+        update={key: absolute(getattr(section, key)) for key in ("plugin", "stability_with")}
+    )
     resolved = {
         "model": model,
         "train": train,
@@ -168,8 +170,8 @@ def _lines_of_keys(text: str) -> dict[tuple[str | int, ...], int]:
 
 def _explain(path: Path, problem: Any, lines: dict[tuple[str | int, ...], int]) -> str:
     location = tuple(part for part in problem["loc"] if part not in {"int", "str"})
-    known = [lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines]
-    where = f"{path} line {known[0]}" if known else str(path)
+    places = [lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines]
+    where = f"{path} line {places[0]}" if places else str(path)
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         candidates = _keys_at(location[:-1])

@@ -26,13 +26,13 @@ def this_machine(device: torch.device | None = None) -> Machine:
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{_processor()}, {cores()} core{'s' if cores() > 1 else ''}"
-    found = {"device": name, "python": platform.python_version(), "icons": __version__}
+    facts = {"device": name, "python": platform.python_version(), "icons": __version__}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            facts[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "?"
-    return found
+            facts[package] = "?"
+    return facts
 
 
 def _processor() -> str:

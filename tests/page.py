@@ -83,5 +83,5 @@ def caption(page: Element, figure: str) -> str:
 
 
 def findings(page: Element) -> dict[str, str]:
-    found = page.one("dl", **{"class": "findings"})
-    return {item.one("dt").text.split(": ")[-1]: item.one("dd").text for item in found.all("div")}
+    items = [item for entries in page.all("dl", **{"class": "findings"}) for item in entries.all("div")]
+    return {item.one("dt").text.split(": ")[-1]: item.one("dd").text for item in items}

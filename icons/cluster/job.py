@@ -39,14 +39,14 @@ class Job:
         folder, config = RunFolder(self.config.output_dir), self.config
         if self.stage == "specialist":
             return [folder.influence / "parts"]
-        found = []
+        paths = []
         for checkpoint in config.gradients.checkpoints:
             if self.stage == "train-grads" and self.chunk is not None:
-                found.append(folder.chunk(checkpoint, self.chunk, config.train.num_chunks))
+                paths.append(folder.chunk(checkpoint, self.chunk, config.train.num_chunks))
             if self.stage == "val-grads":
                 names = [task.name for task in config.tasks] if self.task is None else [self.task]
-                found += [folder.task(checkpoint, name) for name in names]
-        return found
+                paths += [folder.task(checkpoint, name) for name in names]
+        return paths
 
     def finished_pieces(self) -> int:
         """Shards, or checkpoints of the warm-up, that are on disk."""
@@ -69,11 +69,11 @@ class Job:
         try:
             yield
         except Stopped as stop:
-            own = os.environ.get("SLURM_JOB_ID")
-            if stop.signal == "SIGUSR2" and own is not None:
+            job_id = os.environ.get("SLURM_JOB_ID")
+            if stop.signal == "SIGUSR2" and job_id is not None:
                 self._require_progress(before)
-                say(f"{self.stage}: the time limit is near, job {own} is requeued")
-                requeue(own)
+                say(f"{self.stage}: the time limit is near, job {job_id} is requeued")
+                requeue(job_id)
             raise
         except Exception as error:
             self._note(error)

@@ -34,12 +34,12 @@ class QueuedJob:
 
 def queue() -> list[QueuedJob]:
     """One's own jobs that are waiting, running or being ended, array tasks one by one."""
-    found = []
+    jobs = []
     for line in _run(["squeue", "--me", "--noheader", "--array", f"--format={_FIELDS}"]).splitlines():
         job, array, index, state, waits_for, name = line.split("|", 5)
         number = int(index) if index.isdigit() else None
-        found.append(QueuedJob(job, array, number, state, waits_for != "(null)", "(failed)" in waits_for, name))
-    return found
+        jobs.append(QueuedJob(job, array, number, state, waits_for != "(null)", "(failed)" in waits_for, name))
+    return jobs
 
 
 def max_array_size() -> int:
@@ -53,8 +53,8 @@ def max_array_size() -> int:
 
 def submit(command: Sequence[str]) -> str:
     """Runs an sbatch command (with --parsable), jobs finding the same `icons` as this process; the new job's id."""
-    own = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', '')}"}
+    scripts = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', '')}"}
     return _run(command, environment).strip().partition(";")[0]
 
 

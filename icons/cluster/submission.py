@@ -114,7 +114,7 @@ class Plan:
         # Of an array in the queue some tasks may have failed before: its success cannot be waited for.
         waits = [f"afterany:{array}" for array in dict.fromkeys(job.array for _, job in self.queued(stage))]
         alive = {job.job for job in self.jobs if not job.pending}
-        wanted: dict[tuple[str, int], list[int]] = {}
+        arrays: dict[tuple[str, int], list[int]] = {}
         for piece in self.pieces:
             if piece.stage != stage or piece.state == "done" or piece.number is None:
                 continue
@@ -125,11 +125,11 @@ class Plan:
                 waits += [f"afterany:{piece.job}"] if piece.job else []
                 continue
             offset = piece.number // max_array_size * max_array_size
-            wanted.setdefault((piece.checkpoint, offset), []).append(piece.number - offset)
+            arrays.setdefault((piece.checkpoint, offset), []).append(piece.number - offset)
         self.waits[stage] = list(dict.fromkeys(waits))
         return [
             Order(Name(stage, checkpoint, offset, self.run), tuple(indices))
-            for (checkpoint, offset), indices in wanted.items()
+            for (checkpoint, offset), indices in arrays.items()
         ]
 
     def single_order(self, stage: str) -> Order | None:

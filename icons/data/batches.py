@@ -48,7 +48,7 @@ class Batch:
     def part(self, start: int, stop: int) -> Batch:
         """Samples [start, stop) as a batch of their own, with no more padding and images than they need."""
         longest = max(self.lengths[start:stop])
-        shown = sorted({index for own in self.image_index[start:stop] for index in own})
+        shown = sorted({index for positions in self.image_index[start:stop] for index in positions})
         place = {index: position for position, index in enumerate(shown)}
         return Batch(
             rows=self.rows[start:stop],
@@ -56,13 +56,13 @@ class Batch:
             input_ids=self.input_ids[start:stop, :longest],
             labels=self.labels[start:stop, :longest],
             images=[self.images[index] for index in shown],
-            image_index=[tuple(place[index] for index in own) for own in self.image_index[start:stop]],
+            image_index=[tuple(place[index] for index in positions) for positions in self.image_index[start:stop]],
         )
 
     @property
     def shown_images(self) -> list[ImageInputs]:
         """The images in the order of the samples, one that several samples show as often as it is shown."""
-        return [self.images[index] for own in self.image_index for index in own]
+        return [self.images[index] for positions in self.image_index for index in positions]
 
 
 Made = tuple[Batch | None, list[BadRecord]]
@@ -147,7 +147,7 @@ def stack_images(images: Sequence[ImageInputs]) -> dict[str, Tensor]:
 
 
 def _filled_up(tensor: Tensor, shape: list[int]) -> Tensor:
-    missing = [0 if own == wanted else wanted - own for own, wanted in zip(tensor.shape[1:], shape, strict=True)]
+    missing = [0 if extent == full else full - extent for extent, full in zip(tensor.shape[1:], shape, strict=True)]
     return F.pad(tensor, [each for size in reversed(missing) for each in (0, size)]) if any(missing) else tensor
 
 

@@ -32,10 +32,10 @@ def render_chat(conversation: Conversation, render: Render, ends: Sequence[str],
         skeleton = render(_messages(conversation, marks, image is not None))
     except Exception as error:  # a template raises what its author chose
         raise BadRecordError(f"the chat template refuses the conversation ({error})") from None
-    found = text.count(image) if image else 0
-    if found != len(conversation.images):
+    placeholders = text.count(image) if image else 0
+    if placeholders != len(conversation.images):
         raise BadRecordError(
-            f"the chat template wrote {found} image placeholders for {len(conversation.images)} images"
+            f"the chat template wrote {placeholders} image placeholders for {len(conversation.images)} images"
         )
     return Prompt(text, _spans(text, skeleton, answers, marks, ends), len(conversation.images))
 

@@ -62,13 +62,15 @@ def _parse_turn(index: int, turn: Any) -> Turn:
 
 
 def _image_paths(record: dict[str, Any]) -> tuple[str, ...]:
-    given = record.get("image") if record.get("image") is not None else record.get("images")
-    if given is None:
+    images = record.get("image") if record.get("image") is not None else record.get("images")
+    if images is None:
         return ()
-    paths = given if isinstance(given, list) else [given]
+    paths = images if isinstance(images, list) else [images]
     for path in paths:
         if not isinstance(path, str) or not path:
-            raise BadRecordError(f"image is {given!r}; expected a path relative to the image folder, or a list of them")
+            raise BadRecordError(
+                f"image is {images!r}; expected a path relative to the image folder, or a list of them"
+            )
         _require_text(path, "the image path")
     return tuple(paths)
 
@@ -85,7 +87,7 @@ def _require_tags(turns: list[Turn], images: int) -> None:
     if tags and not images:
         raise BadRecordError(f"{tags} {IMAGE_TAG} in the text but no image in the record")
     if tags != images:
-        wanted = "one image; expected exactly one" if images == 1 else f"{images} images; expected as many"
-        raise BadRecordError(f"{tags or 'no'} {IMAGE_TAG} in the text for {wanted}")
+        rule = "one image; expected exactly one" if images == 1 else f"{images} images; expected as many"
+        raise BadRecordError(f"{tags or 'no'} {IMAGE_TAG} in the text for {rule}")
     if any(IMAGE_TAG in turn.text for turn in turns if turn.speaker == "gpt"):
         raise BadRecordError(f"{IMAGE_TAG} stands in a gpt turn; expected it in a human turn")

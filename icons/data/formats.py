@@ -132,14 +132,14 @@ class ChatFormat:
         """The ids that the processor puts in the place of an image."""
         if self.count is not None and self.image_token_id is not None:
             return [self.image_token_id] * self.count(image.height, image.width)
-        found = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False)
-        return [int(token) for token in found["input_ids"][0]]
+        encoded = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False)
+        return [int(token) for token in encoded["input_ids"][0]]
 
     def image_inputs(self, image: Image.Image) -> ImageInputs:
         # The processor's own call: its settings for images are not all its image processor's.
-        found = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False, return_tensors="pt")
+        encoded = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False, return_tensors="pt")
         of_text = {*self.processor.tokenizer.model_input_names, "mm_token_type_ids", "token_type_ids"}
-        return {name: value for name, value in found.items() if name not in of_text}
+        return {name: value for name, value in encoded.items() if name not in of_text}
 
     def for_images(self) -> ChatFormat:
         return replace(self, tokenizer=None, render_messages=None)

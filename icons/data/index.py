@@ -67,8 +67,8 @@ def open_offsets(path: Path, file: OpenFile, kind: Kind) -> StoredOffsets:
     """
     facts, places = {**_facts(file), "kind": kind}, _places(path)
     for place in places:
-        if found := _read(place, facts):
-            return found
+        if stored := _read(place, facts):
+            return stored
     for place in places:
         try:
             return _build_once(place, path, file, kind, facts)
@@ -85,8 +85,8 @@ def known_sha256(path: Path) -> str | None:
     if not places:
         return None
     facts = _facts(OpenFile.at(path))
-    found = next(filter(None, (_read(place, facts) for place in places)), None)
-    return found.sha256 if found else None
+    stored = next(filter(None, (_read(place, facts) for place in places)), None)
+    return stored.sha256 if stored else None
 
 
 def _places(path: Path) -> list[Path]:
@@ -141,18 +141,18 @@ def _build_once(place: Path, path: Path, file: OpenFile, kind: Kind, facts: Fact
         last = time.monotonic() + 60 + int(facts["size"]) / 20e6
         while not _locked(lock) and time.monotonic() < last:
             time.sleep(0.2)
-            if found := _read(place, facts):
-                return found
-        if found := _read(place, facts):
-            return found
+            if stored := _read(place, facts):
+                return stored
+        if stored := _read(place, facts):
+            return stored
         _let_the_clock_move(file)
         with tempfile.TemporaryFile(dir=place.parent) as spool:
             count, sha256, checksum = _scan(path, file, kind, spool)
             offsets = OpenFile(os.dup(spool.fileno()))
             metadata = {**facts, "sha256": sha256, "crc32": checksum}
             write_parts(place, _safetensors(metadata, count, offsets))
-    if found := _read(place, facts):
-        return found
+    if stored := _read(place, facts):
+        return stored
     raise OSError(errno.EIO, "an index does not read back as it was written", str(place))
 
 

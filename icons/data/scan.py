@@ -35,9 +35,9 @@ def _lines(blocks: Iterator[bytes]) -> Iterator[Offsets]:
         values = np.frombuffer(block, np.uint8)
         newlines = np.flatnonzero(values == _NEWLINE)
         first = int(newlines[0]) if len(newlines) else len(block)
-        found = np.empty(0, np.int64)
+        starts_so_far = np.empty(0, np.int64)
         if waiting is not None and block[:first].strip():
-            found, waiting = np.array([waiting], np.int64), None
+            starts_so_far, waiting = np.array([waiting], np.int64), None
         if len(newlines):
             starts, stops = newlines + 1, np.append(newlines[1:], len(block))
             filled = np.zeros(len(starts), np.bool_)
@@ -46,8 +46,8 @@ def _lines(blocks: Iterator[bytes]) -> Iterator[Offsets]:
             for index in np.flatnonzero(~filled):
                 filled[index] = bool(block[starts[index] : stops[index]].strip())
             waiting = None if filled[-1] else position + int(starts[-1])
-            found = np.concatenate([found, position + starts[filled]])
-        yield found
+            starts_so_far = np.concatenate([starts_so_far, position + starts[filled]])
+        yield starts_so_far
         position += len(block)
     yield np.array([position], np.int64)
 
@@ -91,8 +91,8 @@ class _Text:
     def skip_blanks(self, at: int) -> int:
         """The next character from `at` on that is no JSON whitespace; the text's length at the end of the file."""
         while True:
-            found = _JSON_BLANKS.match(self.text, at)
-            at = found.end() if found else at
+            blanks = _JSON_BLANKS.match(self.text, at)
+            at = blanks.end() if blanks else at
             if at < len(self.text) or self.complete:
                 return at
             at = self.extend(at)
@@ -118,11 +118,11 @@ def _elements(window: _Text) -> Iterator[Offsets]:
     if window.text[at : at + 1] != "[":
         raise ValueError("not a list")
     at = window.skip_blanks(at + 1)
-    found: list[int] = []
+    elements: list[int] = []
     decode = json.JSONDecoder().raw_decode
     closed = window.text[at : at + 1] == "]"
     while not closed:
-        found.append(window.byte(at))
+        elements.append(window.byte(at))
         while True:
             try:
                 end = decode(window.text, at)[1]
@@ -142,9 +142,9 @@ def _elements(window: _Text) -> Iterator[Offsets]:
             raise ValueError("no delimiter")
         closed = delimiter == "]"
         at = end if closed else window.skip_blanks(end + 1)
-        if len(found) == _AT_ONCE:
-            yield np.array(found, np.int64)
-            found = []
-    yield np.array([*found, window.byte(at)], np.int64)
+        if len(elements) == _AT_ONCE:
+            yield np.array(elements, np.int64)
+            elements = []
+    yield np.array([*elements, window.byte(at)], np.int64)
     if window.skip_blanks(at + 1) < len(window.text):
         raise ValueError("text after the list")

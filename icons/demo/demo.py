@@ -113,9 +113,10 @@ def _print_table(folder: RunFolder, name: str, drawn: VqaSet) -> None:
     votes = read_tensors(folder.selection(name) / VOTES)["votes"]
     say(f"{'task':<12} {'lowest':>8} {'highest':>8} {'threshold':>10}   voted for")
     for column, task in enumerate(scores.columns):
-        own, tau = scores.scores[:, column], selection["thresholds"][task]
-        chosen = int((own[indices].astype(np.float64) >= tau).sum())
-        say(f"{task:<12} {own.min():>8.3f} {own.max():>8.3f} {tau:>10.3f}   {chosen} of the {len(indices)} selected")
+        column_N, tau = scores.scores[:, column], selection["thresholds"][task]
+        voted = int((column_N[indices].astype(np.float64) >= tau).sum())
+        spread = f"{column_N.min():>8.3f} {column_N.max():>8.3f} {tau:>10.3f}"
+        say(f"{task:<12} {spread}   {voted} of the {len(indices)} selected")
     records = json.loads(drawn.train.read_text(encoding="utf-8"))
     sources = [drawn.sources[record["id"]] for record in records]
     total, picked = Counter(sources), Counter(sources[index] for index in indices)

@@ -175,8 +175,8 @@ def _add(partials: Tensor, out_BD: Tensor, scale: float) -> None:
 
 def _split(pieces: int, columns: int, at_least: int) -> tuple[int, int]:
     """(splits, pieces a split) for `PROGRAMS` programs over `columns`, with `at_least` pieces a split."""
-    wanted = min(triton.cdiv(PROGRAMS, columns), triton.cdiv(pieces, at_least))
-    pieces_per_split = triton.cdiv(pieces, wanted)
+    programs = min(triton.cdiv(PROGRAMS, columns), triton.cdiv(pieces, at_least))
+    pieces_per_split = triton.cdiv(pieces, programs)
     return triton.cdiv(pieces, pieces_per_split), pieces_per_split
 
 

@@ -56,7 +56,7 @@ def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
     gradient would come in pieces) or not at all.
     """
     seen: set[str] = set()
-    wanted = {name for pair in batch.pairs for name, _ in pair.tensors}
+    expected = {name for pair in batch.pairs for name, _ in pair.tensors}
     active = sinks[0]
     targets = _targets(batch.labels_BT, batch.device)  # before the forward pass is queued: a copy waits for the queue
 
@@ -72,8 +72,8 @@ def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
         for active in sinks:
             seen.clear()
             total.backward(retain_graph=active is not sinks[-1])  # type: ignore[no-untyped-call]
-            if seen != wanted:
-                raise ValueError(f"{min(wanted - seen)} and {len(wanted - seen) - 1} more had no part in the loss")
+            if seen != expected:
+                raise ValueError(f"{min(expected - seen)} and {len(expected - seen) - 1} more had no part in the loss")
     return Losses(losses.mean_B.detach(), losses.tokens_B)
 
 
@@ -90,8 +90,8 @@ class _Targets:
 def _targets(labels_BT: Tensor, device: torch.device) -> _Targets:
     labelled_BT = labels_BT != IGNORE
     sample_N, position_N = torch.nonzero(labelled_BT, as_tuple=True)
-    found = sample_N, position_N, labels_BT[sample_N, position_N], labelled_BT.sum(1)
-    return _Targets(*(part.to(device) for part in found))
+    parts = sample_N, position_N, labels_BT[sample_N, position_N], labelled_BT.sum(1)
+    return _Targets(*(part.to(device) for part in parts))
 
 
 def _sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], targets: _Targets) -> Losses:

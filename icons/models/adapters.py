@@ -67,11 +67,11 @@ def lora_parameters(config: ModelConfig) -> int:
 def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
     """The linear layers of the language model that `target_modules` names, or all of them; a UserError when none."""
     linear = language_linears(base)
-    wanted = config.target_modules
-    if wanted is not None:
-        linear = {n: module for n, module in linear.items() if any(n == w or n.endswith(f".{w}") for w in wanted)}
+    suffixes = config.target_modules
+    if suffixes is not None:
+        linear = {n: module for n, module in linear.items() if any(n == w or n.endswith(f".{w}") for w in suffixes)}
     if not linear:
-        raise UserError(f"model.lora.target_modules: {wanted} match no linear layer of the language model")
+        raise UserError(f"model.lora.target_modules: {suffixes} match no linear layer of the language model")
     return linear
 
 
@@ -172,10 +172,10 @@ def _whole_modules(peft: nn.Module) -> dict[str, nn.Parameter]:
     from peft.utils import ModulesToSaveWrapper
 
     return {
-        f"{name}.{own}": parameter
+        f"{name}.{local}": parameter
         for name, module in peft.named_modules()
         if isinstance(module, ModulesToSaveWrapper)
-        for own, parameter in module.modules_to_save[module.active_adapters[0]].named_parameters()
+        for local, parameter in module.modules_to_save[module.active_adapters[0]].named_parameters()
     }
 
 
@@ -189,10 +189,10 @@ def adam_moments(
     """
     path = folder / "optimizer.pt"
     try:
-        found = torch.load(path, map_location=model.device, weights_only=True)
-        numbers = found["param_groups"][0]["params"]  # the LoRA tensors; a projector is in a group of its own
-        states = [found["state"][number] for number in numbers]
-        (beta1, beta2), eps = found["param_groups"][0]["betas"], found["param_groups"][0]["eps"]
+        optimizer = torch.load(path, map_location=model.device, weights_only=True)
+        numbers = optimizer["param_groups"][0]["params"]  # the LoRA tensors; a projector is in a group of its own
+        states = [optimizer["state"][number] for number in numbers]
+        (beta1, beta2), eps = optimizer["param_groups"][0]["betas"], optimizer["param_groups"][0]["eps"]
     except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} cannot be read as an optimizer's state ({str(error).splitlines()[0]})") from None
     named = {name.replace(".default", ""): p for name, p in model.peft.named_parameters() if "lora_" in name}

@@ -146,10 +146,10 @@ def _config(text: Any, vision: Any, tokenizer: Any, embeddings_VH: Tensor) -> An
 
 def _text_tensors(folder: Path, vocabulary: int) -> dict[str, Tensor]:
     """Llama's tensors under LLaVA's names, embeddings and head grown to the vocabulary filled up to ROWS."""
-    found = read_model_folder(folder, "--llm")
+    read = read_model_folder(folder, "--llm")
     tensors = {
         name.replace("model.", "model.language_model.", 1): tensor
-        for name, tensor in found.items()
+        for name, tensor in read.items()
         if not name.endswith("rotary_emb.inv_freq")
     }
     if "model.language_model.embed_tokens.weight" not in tensors:
@@ -167,9 +167,9 @@ def _grown(matrix_VH: Tensor, rows: int) -> Tensor:
 
 
 def _vision_tensors(folder: Path) -> dict[str, Tensor]:
-    found = read_model_folder(folder, "--vision")
+    read = read_model_folder(folder, "--vision")
     inside = "vision_model."
-    tensors = {f"model.vision_tower.{n.removeprefix(inside)}": t for n, t in found.items() if n.startswith(inside)}
+    tensors = {f"model.vision_tower.{n.removeprefix(inside)}": t for n, t in read.items() if n.startswith(inside)}
     if not tensors:
         raise UserError(f"--vision: {folder} has no tensors under {inside}")
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
@@ -191,19 +191,19 @@ def _filled(config: Any, tensors: dict[str, Tensor]) -> Any:
 
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
-        wanted.pop("lm_head.weight", None)
+        shapes.pop("lm_head.weight", None)
         tensors.pop("lm_head.weight", None)
-    inside = next(name for name in wanted if "vision_tower" in name and "class_embedding" in name)
+    inside = next(name for name in shapes if "vision_tower" in name and "class_embedding" in name)
     prefix = inside.partition("embeddings.")[0]
     tensors = {name.replace("model.vision_tower.", prefix, 1): tensor for name, tensor in tensors.items()}
-    for name, shape in wanted.items():
+    for name, shape in shapes.items():
         if name not in tensors:
             raise UserError(f"the parts lack {name}")
         if tuple(tensors[name].shape) != shape:
             raise UserError(f"the parts do not fit: {name} is {tuple(tensors[name].shape)}, expected {shape}")
-    strangers = sorted(tensors.keys() - wanted.keys())
+    strangers = sorted(tensors.keys() - shapes.keys())
     if strangers:
         raise UserError(f"the parts hold {len(strangers)} tensors that LLaVA has not, the first is {strangers[0]}")
     model.load_state_dict(tensors, assign=True, strict=not config.tie_word_embeddings)

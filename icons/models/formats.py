@@ -81,7 +81,7 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
     processor = _processor(folder, model_config.model_type, config.trust_remote_code)
     _require_template(folder, processor.chat_template)
     render = _render(processor)
-    own = ChatFormat(
+    chat = ChatFormat(
         tokenizer=processor.tokenizer,
         processor=processor,
         render_messages=render,
@@ -91,12 +91,12 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
         pad_token_id=_padding(processor.tokenizer),
         max_length=config.max_length,
     )
-    own = replace(own, count=_counter(own))
-    if not all(_same_ids(folder, own, turns, images) for turns, images in ONE_IMAGE):
+    chat = replace(chat, count=_counter(chat))
+    if not all(_same_ids(folder, chat, turns, images) for turns, images in ONE_IMAGE):
         raise UserError(
             f"model.base: the processor in {folder} joins text and image tokens in a way that is not supported"
         )
-    return replace(own, one_image=not all(_same_ids(folder, own, turns, images) for turns, images in SEVERAL_IMAGES))
+    return replace(chat, one_image=not all(_same_ids(folder, chat, turns, images) for turns, images in SEVERAL_IMAGES))
 
 
 SMALL, LARGE = (40, 40), (420, 300)
@@ -146,21 +146,21 @@ def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
             names.append(json.loads((folder / file).read_text(encoding="utf-8")).get("processor_class"))
     names.append(PROCESSOR_MAPPING_NAMES.get(model_type))
     name = next((name for name in names if isinstance(name, str)), None)
-    known: Any = getattr(transformers, name or "", None)
-    if known is None:
+    processor_class: Any = getattr(transformers, name or "", None)
+    if processor_class is None:
         raise UserError(f"model.base: {folder} has no processor that transformers knows for {model_type}")
 
     def get_attributes(cls: Any) -> list[str]:
-        return [attribute for attribute in known.get_attributes() if attribute != "video_processor"]
+        return [attribute for attribute in processor_class.get_attributes() if attribute != "video_processor"]
 
     def without_video(self: Any, *args: Any, **kwargs: Any) -> None:
-        known.__init__(self, *args, **{"video_processor": None, **kwargs})
+        processor_class.__init__(self, *args, **{"video_processor": None, **kwargs})
 
-    own: dict[str, Any] = {"get_attributes": classmethod(get_attributes)}
-    video = signature(known.__init__).parameters.get("video_processor")
+    methods: dict[str, Any] = {"get_attributes": classmethod(get_attributes)}
+    video = signature(processor_class.__init__).parameters.get("video_processor")
     if video is not None and video.default is Parameter.empty:
-        own["__init__"] = without_video
-    still: Any = type(known.__name__, (known,), own)
+        methods["__init__"] = without_video
+    still: Any = type(processor_class.__name__, (processor_class,), methods)
     try:
         processor = still.from_pretrained(folder, trust_remote_code=trusted)
         processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=trusted)
@@ -189,38 +189,38 @@ def _placeholder(folder: Path, processor: Any, render: Callable[[list[dict[str, 
     raise UserError(f"model.base: the chat template in {folder} writes no image token for an image")
 
 
-def _same_ids(folder: Path, own: ChatFormat, turns: list[str], sizes: list[tuple[int, int]]) -> bool:
+def _same_ids(folder: Path, chat: ChatFormat, turns: list[str], sizes: list[tuple[int, int]]) -> bool:
     """Whether a conversation gets the ids that the processor itself gives it."""
     spoken = [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(turns)]
     conversation = parse_record({"images": ["x"] * len(sizes), "conversations": spoken})
     images = [Image.new("RGB", size) for size in sizes]
     try:
-        prompt = own.render(conversation)
+        prompt = chat.render(conversation)
     except BadRecordError as error:
         raise UserError(f"model.base: the chat template in {folder} cannot be used: {error}") from None
-    (tokens,) = own.tokenise([prompt])
+    (tokens,) = chat.tokenise([prompt])
     coming = iter(images)
-    ids = [each for token in tokens.ids for each in (own.ids_of_image(next(coming)) if token == IMAGE_ID else [token])]
-    bos = own.tokenizer.bos_token
+    ids = [each for token in tokens.ids for each in (chat.ids_of_image(next(coming)) if token == IMAGE_ID else [token])]
+    bos = chat.tokenizer.bos_token
     written = bool(bos and prompt.text.startswith(bos))
     # One list a text, as apply_chat_template gives them: some processors treat the images of one text otherwise.
-    expected = own.processor(text=[prompt.text], images=[images], add_special_tokens=not written)["input_ids"][0]
+    expected = chat.processor(text=[prompt.text], images=[images], add_special_tokens=not written)["input_ids"][0]
     return ids == [int(token) for token in expected]
 
 
-def _counter(own: ChatFormat) -> Callable[[int, int], int] | None:
+def _counter(chat: ChatFormat) -> Callable[[int, int], int] | None:
     """The processor's own count of an image's tokens, where it has one and an image is that many times one token.
 
     It takes microseconds; the processor itself resizes an image to know.
     """
 
     def count(height: int, width: int) -> int:
-        found = own.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
-        return int(found["num_image_tokens"][0])
+        counts = chat.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
+        return int(counts["num_image_tokens"][0])
 
     try:
         for width, height in (SMALL, LARGE, (333, 97), (64, 500)):
-            if own.ids_of_image(Image.new("RGB", (width, height))) != [own.image_token_id] * count(height, width):
+            if chat.ids_of_image(Image.new("RGB", (width, height))) != [chat.image_token_id] * count(height, width):
                 return None
     except Exception:  # none, or one that wants other arguments: it is a convenience
         return None
@@ -232,8 +232,8 @@ def _special_tokens(tokenizer: Any) -> list[str]:
 
 
 def _padding(tokenizer: Any) -> int:
-    chosen: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return chosen
+    padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return padding
 
 
 def _first_line(error: Exception) -> str:
@@ -254,8 +254,8 @@ def _image_processor(folder: Path, pad: bool) -> Any:
             settings = content.get("image_processor", settings if name == "processor_config.json" else content)
     if not settings:
         raise UserError(f"model.base: {folder} has no preprocessor_config.json or processor_config.json")
-    known = (
+    processor_class = (
         "size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor",
         "do_resize", "do_center_crop", "do_rescale", "do_normalize",
     )  # fmt: skip
-    return LlavaImageProcessorPil(**{key: settings[key] for key in known if key in settings}, do_pad=pad)
+    return LlavaImageProcessorPil(**{key: settings[key] for key in processor_class if key in settings}, do_pad=pad)

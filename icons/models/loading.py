@@ -76,9 +76,9 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
 
 def meta_model(config: ModelConfig) -> nn.Module:
     """The model without weights, from its config alone."""
-    found = _hugging_face_config(config)
+    settings = _hugging_face_config(config)
     with torch.device("meta"):
-        model: nn.Module = _auto_class(found).from_config(found, trust_remote_code=config.trust_remote_code)
+        model: nn.Module = _auto_class(settings).from_config(settings, trust_remote_code=config.trust_remote_code)
     return model
 
 

@@ -35,4 +35,4 @@ def language_linears(base: Any) -> dict[str, nn.Linear]:
 def projector_name(base: Any) -> str | None:
     """Module path of the projector, None when the model has none that is known."""
     names = [name for name, _ in base.named_modules()]
-    return next((name for name in names for known in PROJECTORS if f".{name}".endswith(f".{known}")), None)
+    return next((name for name in names for suffix in PROJECTORS if f".{name}".endswith(f".{suffix}")), None)

@@ -27,11 +27,11 @@ def with_right_head(model: VisionLanguageModel) -> VisionLanguageModel:
     """The model whose `head` gives the model's own logits; a UserError when neither way of making them does."""
     ids_1T = _ids(model)
     with torch.no_grad():
-        wanted = model.base(input_ids=ids_1T, use_cache=False).logits[0].float()
+        theirs = model.base(input_ids=ids_1T, use_cache=False).logits[0].float()
         hidden = model.base.base_model(input_ids=ids_1T, use_cache=False).last_hidden_state[0]
         for scaled in (False, True):
             candidate = replace(model, scaled_head=scaled)
-            if _close(candidate.head(hidden).float(), wanted, model.base.dtype):
+            if _close(candidate.head(hidden).float(), theirs, model.base.dtype):
                 return candidate
     raise UserError(f"model.base: {type(model.base).__name__} makes its logits in a way that is not supported")
 
@@ -60,10 +60,10 @@ def _ids(model: VisionLanguageModel) -> Tensor:
     return torch.tensor([ids], device=model.device)
 
 
-def _close(ours: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
-    if ours.shape != wanted.shape:
+def _close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
+    if ours.shape != theirs.shape:
         return False
-    if not bool(wanted.isfinite().all()):
+    if not bool(theirs.isfinite().all()):
         return True  # weights with NaN: said when a loss is not finite, with the record
-    allowed = CLOSE.get(dtype, 5e-2) * float(wanted.abs().max())
-    return bool((ours - wanted).abs().max() <= allowed)
+    allowed = CLOSE.get(dtype, 5e-2) * float(theirs.abs().max())
+    return bool((ours - theirs).abs().max() <= allowed)

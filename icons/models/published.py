@@ -42,12 +42,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path} is not there")
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
+        tensors = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} cannot be read as tensors ({str(error).strip().splitlines()[0]})") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{path} does not hold tensors by name")
-    return found
+    return tensors
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:

@@ -77,8 +77,8 @@ def read_pieces(path: Path) -> list[Piece]:
     try:
         for field, value in _fields(path.read_bytes()):
             if field == 1:
-                found: dict[int, Any] = {1: b"", 2: 0.0, 3: 1} | dict(_fields(value))
-                pieces.append(Piece(found[1].decode("utf-8"), found[2], found[3]))
+                fields: dict[int, Any] = {1: b"", 2: 0.0, 3: 1} | dict(_fields(value))
+                pieces.append(Piece(fields[1].decode("utf-8"), fields[2], fields[3]))
             elif field == 2:
                 trained = dict(_fields(value)).get(3, 1)
             elif field == 3:
@@ -98,11 +98,11 @@ def merges(pieces: list[Piece]) -> list[tuple[str, str]]:
     are left out; several pairs with one result are in the order of their ids.
     """
     ids = {piece.text: number for number, piece in enumerate(pieces) if piece.kind not in (UNKNOWN, CONTROL, BYTE)}
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for result in sorted(ids, key=lambda text: -pieces[ids[text]].score):
         splits = ((result[:at], result[at:]) for at in range(1, len(result)))
-        found += sorted((s for s in splits if s[0] in ids and s[1] in ids), key=lambda s: (ids[s[0]], ids[s[1]]))
-    return found
+        pairs += sorted((s for s in splits if s[0] in ids and s[1] in ids), key=lambda s: (ids[s[0]], ids[s[1]]))
+    return pairs
 
 
 def _added(number: int, text: str) -> dict[str, Any]:
@@ -114,8 +114,8 @@ def _ends(vocabulary: dict[str, int], settings: dict[str, Any]) -> dict[str, Any
     """What is put before and behind every text: by default the first token alone."""
 
     def token(key: str, default: str) -> str:
-        found = settings.get(key) or default
-        return str(found["content"] if isinstance(found, dict) else found)
+        text = settings.get(key) or default
+        return str(text["content"] if isinstance(text, dict) else text)
 
     first = [token("bos_token", "<s>")] if settings.get("add_bos_token", True) else []
     last = [token("eos_token", "</s>")] if settings.get("add_eos_token", False) else []

@@ -88,8 +88,8 @@ class VisionLanguageModel:
     def token_type_arguments(self) -> list[str]:
         """Qwen-VL places images in its rotary embedding by these; Gemma 3 lets an image's tokens see each other."""
         taken = inspect.signature(self.base.base_model.forward).parameters
-        known = ("mm_token_type_ids", "token_type_ids")
-        return [name for name in known if name in taken]
+        names = ("mm_token_type_ids", "token_type_ids")
+        return [name for name in names if name in taken]
 
     def _llava_hidden_states(self, batch: Batch, input_ids_BT: Tensor) -> Tensor:
         """LLaVA-1.5's own forward pass with the vision tower run once for each distinct image."""
@@ -97,7 +97,9 @@ class VisionLanguageModel:
             embeds_BTH = self.base.get_input_embeddings()(input_ids_BT)
             if batch.images:
                 features_IPH = self._image_features(self._on_device(batch.images)["pixel_values"])
-                owners = torch.tensor([index for own in batch.image_index for index in own], device=self.device)
+                owners = torch.tensor(
+                    [index for positions in batch.image_index for index in positions], device=self.device
+                )
                 assert self.inputs.image_token_id is not None
                 is_image = torch.eq(input_ids_BT, self.inputs.image_token_id).unsqueeze(-1)
                 embeds_BTH = embeds_BTH.masked_scatter(is_image, features_IPH[owners].to(embeds_BTH.dtype))

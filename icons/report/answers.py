@@ -61,7 +61,9 @@ def answers_finding(rows: list[SourceAnswers]) -> Finding:
     if not rows:
         return Finding("Answers", "No source has answers that repeat, so none can be preferred.")
     own, chance = mean_distance(rows)
-    text = f"The answers' shares differ from the data's by {own:.1%} (total variation); a random draw's by {chance:.1%}."
+    text = (
+        f"The answers' shares differ from the data's by {own:.1%} (total variation); a random draw's by {chance:.1%}."
+    )
     skewed = [row for row in rows if row.skewed]
     if not skewed:
         return Finding("Answers", text, True)
@@ -85,15 +87,15 @@ def _caption(rows: list[SourceAnswers]) -> str:
 
 def _draw(rows: list[SourceAnswers], width: float) -> Figure:
     wide = width > 5
-    lines = [(row, *each) for row in rows for each in row.top]
+    lines = [(row.source, *each) for row in rows for each in row.top]
     gaps = np.repeat(np.arange(len(rows)) * 0.7, [len(row.top) for row in rows])
     places = (len(lines) + gaps[-1]) - np.arange(len(lines)) - gaps - 1
-    names = [f"{clip(row.source, 18 if wide else 9)}: {clip(plain(a), 20 if wide else 10)}" for row, a, *_ in lines]
+    names = [f"{clip(name, 18 if wide else 9)}: {clip(plain(a), 20 if wide else 10)}" for name, a, *_ in lines]
     notes = [f"{had:.0%} → {got:.0%}" for *_, had, got in lines]
     figure = new_figure(width, 0.55 + 0.24 * (len(lines) + float(gaps[-1])))
     axes = axes_in(figure, label_width(names, width / 2.4), label_width(notes, width / 4), 0.12, 0.43)
     bare(axes, grid="x")
-    had, got = (np.array([100 * line[at] for line in lines]) for at in (2, 3))
+    had, got = (100 * np.array(shares) for shares in zip(*((had, got) for *_, had, got in lines), strict=True))
     axes.hlines(places, np.minimum(had, got), np.maximum(had, got), color=CHOSEN, linewidth=1.6)
     axes.plot(had, places, "o", markersize=8, markerfacecolor=PAGE, markeredgecolor=ALL, markeredgewidth=1.8)
     axes.plot(got, places, "o", markersize=5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)

@@ -47,27 +47,27 @@ def carriers(
     last_N = chosen_N & (votes_N == cut.value) if cut else np.zeros_like(chosen_N)
     of = int(np.count_nonzero(chosen_N))
     return [
-        Carrier(task, int(np.count_nonzero(own & chosen_N)), int(np.count_nonzero(own & last_N)), of)
-        for task, own in zip(tasks, own_KN, strict=True)
+        Carrier(task, int(np.count_nonzero(top_N & chosen_N)), int(np.count_nonzero(top_N & last_N)), of)
+        for task, top_N in zip(tasks, own_KN, strict=True)
     ]
 
 
-def carried_figure(found: list[Carrier], percent: float, cut: Cut | None) -> Shown:
-    rows = [[c.task, f"{c.voted:,}", f"{c.voted / c.of:.1%}"] + ([f"{c.needed:,}"] if cut else []) for c in found]
+def carried_figure(bars: list[Carrier], percent: float, cut: Cut | None) -> Shown:
+    rows = [[c.task, f"{c.voted:,}", f"{c.voted / c.of:.1%}"] + ([f"{c.needed:,}"] if cut else []) for c in bars]
     head = ["Task", "Of the selected in its top", "Share", *(["Its vote was needed"] if cut else [])]
     return Shown(
         "carried",
         "Which tasks carried the selection",
-        _caption(found, percent, cut),
+        _caption(bars, percent, cut),
         Table(head, rows),
-        lambda width: _draw(found, percent, cut, width),
+        lambda width: _draw(bars, percent, cut, width),
     )
 
 
-def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
-    most, least = max(found, key=lambda c: c.voted), min(found, key=lambda c: c.voted)
+def _caption(bars: list[Carrier], percent: float, cut: Cut | None) -> str:
+    most, least = max(bars, key=lambda c: c.voted), min(bars, key=lambda c: c.voted)
     text = f"How much of the selection lies in each task’s own top {percent:g}%; the dashed line is chance. "
-    if len(found) == 1:
+    if len(bars) == 1:
         text += f"“{most.task}”: {most.voted / most.of:.0%}."
     else:
         text += (
@@ -75,7 +75,7 @@ def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
             f"“{least.task}” least, {least.voted:,} ({least.voted / least.of:.0%})."
         )
     if cut:
-        needed = max(found, key=lambda c: c.needed)
+        needed = max(bars, key=lambda c: c.needed)
         text += (
             f" Faint: samples with no more votes than the cut ({cut.value:g}), which one less would have put below it; "
             f"“{needed.task}” has {needed.needed:,} of these."
@@ -83,25 +83,25 @@ def _caption(found: list[Carrier], percent: float, cut: Cut | None) -> str:
     return text
 
 
-def _draw(found: list[Carrier], percent: float, cut: Cut | None, width: float) -> Figure:
+def _draw(bars: list[Carrier], percent: float, cut: Cut | None, width: float) -> Figure:
     wide = width > 5
-    labels = [clip(c.task, 28 if wide else 14) for c in found]
-    figure = new_figure(width, 0.55 + 0.31 * len(found))
-    shares = [f"{c.voted / c.of:.0%}" for c in found]
+    labels = [clip(c.task, 28 if wide else 14) for c in bars]
+    figure = new_figure(width, 0.55 + 0.31 * len(bars))
+    shares = [f"{c.voted / c.of:.0%}" for c in bars]
     if wide:
-        shares = [f"{c.voted:,} ({share})" for c, share in zip(found, shares, strict=True)]
+        shares = [f"{c.voted:,} ({share})" for c, share in zip(bars, shares, strict=True)]
     axes = axes_in(figure, label_width(labels, width / 3), label_width(shares, width / 3), 0.1, 0.43)
     bare(axes, grid="x")
-    places = np.arange(len(found))[::-1]
-    voted = np.array([100 * c.voted / c.of for c in found])
-    needed = np.array([100 * c.needed / c.of for c in found])
+    places = np.arange(len(bars))[::-1]
+    voted = np.array([100 * c.voted / c.of for c in bars])
+    needed = np.array([100 * c.needed / c.of for c in bars])
     axes.barh(places, voted - needed, 0.62, color=CHOSEN)
     axes.barh(places, needed, 0.62, left=voted - needed, color=CHOSEN, alpha=0.35, linewidth=0)
     axes.barh(places, voted, 0.62, color="none", edgecolor=CHOSEN, linewidth=1)
     axes.axvline(percent, color=CUT, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set_yticks(places, labels, color=INK)
     axes.set_xlim(0, max(1.05 * voted.max(), 1.1 * percent, 1))
-    axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.set_ylim(-0.6, len(bars) - 0.4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.spines["bottom"].set_color(LINE)
     axes.set_xlabel(

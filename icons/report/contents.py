@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from icons.report.answers import answers_figure, count_answers
 from icons.report.carried import carried_figure, carriers
+from icons.report.doubts import DECIDED_BY_TIES, NEAR_CHANCE
 from icons.report.drawing import Shown, Table
+from icons.report.findings import Finding
 from icons.report.gradients import by_length, gradients_figure
 from icons.report.lengths import lengths_figure, panels
 from icons.report.material import Material
@@ -23,25 +25,18 @@ from icons.selection.consensus import budget
 _MOST_NOTES = 60
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Whether to trust it, in one sentence; `sound` False asks for a second look, None is neither."""
-
-    label: str
-    text: str
-    sound: bool | None = None
-
-
 def what_figures(m: Material) -> list[Shown]:
+    answers = answers_figure(count_answers(m.traits, m.focus.selected))
     return [
-        sources_figure(count_sources(m.traits, m.focus.chosen)),
-        lengths_figure(panels(m.traits, m.tokens_N, m.valid, m.focus.chosen)),
+        sources_figure(count_sources(m.traits, m.focus.selected)),
+        *([answers] if answers else []),
+        lengths_figure(panels(m.traits, m.tokens_N, m.valid, m.focus.selected)),
     ]
 
 
 def why_figures(m: Material) -> list[Shown]:
-    by_votes, chosen_N = m.focus.by_votes, m.focus.chosen
-    shown = [scores_figure(*spreads(m.scores.scores, m.valid, m.tasks, m.tau), m.percent, cast=by_votes)]
+    by_votes, chosen_N = m.focus.by_votes, m.focus.selected
+    shown = [scores_figure(*spreads(m.scores.scores, m.valid, m.tasks, m.tau), m.percent, m.noise, cast=by_votes)]
     if not by_votes:
         values = values_figure(m.focus.values, chosen_N, m.valid, m.focus.method, m.cut)
         shown += [values] if values else []
@@ -57,13 +52,13 @@ def trust_figures(m: Material) -> list[Shown]:
     if m.tokens_N is not None:
         norms, losses = m.scores.norms, m.scores.losses
         usable_N = m.valid & np.isfinite(norms) & np.isfinite(losses)
-        both = (usable_N, usable_N & m.focus.chosen)
+        both = (usable_N, usable_N & m.focus.selected)
         all_norm, own_norm = (float(np.median(norms[rows_N])) if rows_N.any() else 0.0 for rows_N in both)
-        found = by_length(m.tokens_N, norms, losses, usable_N, m.focus.chosen)
-        if found:
-            shown.append(gradients_figure(found, all_norm, own_norm, m.checkpoint))
+        lengths = by_length(m.tokens_N, norms, losses, usable_N, m.focus.selected)
+        if lengths:
+            shown.append(gradients_figure(lengths, all_norm, own_norm, m.checkpoint))
     if m.others:
-        shown.append(selections_figure({s.name: s.chosen for s in (m.focus, *m.others)}, m.focus.name))
+        shown.append(selections_figure({s.name: s.selected for s in (m.focus, *m.others)}, m.focus.name))
     return shown
 
 
@@ -80,15 +75,15 @@ def lead(m: Material, data: str) -> str:
 def facts(m: Material) -> list[tuple[str, str]]:
     """The strip at the head of the page."""
     size, count = m.focus.size, len(m.valid)
-    found = [("Selected of all", f"{size / count:.1%}")]
+    strip = [("Selected of all", f"{size / count:.1%}")]
     if m.focus.by_votes:
-        found.append(("Votes needed", f"{m.cut.value:g} of {len(m.tasks)}"))
+        strip.append(("Votes needed", f"{m.cut.value:g} of {len(m.tasks)}"))
     else:
-        found.append(("Method", m.focus.method))
-    found.append(("By the tie-break", f"{m.cut.share_by_tie_break:.1%}"))
-    found.append(("Invalid records", f"{int((~m.valid).sum()):,}"))
-    found.append(("Sources", f"{len(m.traits.sources):,}"))
-    return found
+        strip.append(("Method", m.focus.method))
+    strip.append(("By the tie-break", f"{m.cut.share_by_tie_break:.1%}"))
+    strip.append(("Invalid records", f"{int((~m.valid).sum()):,}"))
+    strip.append(("Sources", f"{len(m.traits.sources):,}"))
+    return strip
 
 
 def findings(m: Material, stale: Sequence[str]) -> list[Finding]:
@@ -98,19 +93,19 @@ def findings(m: Material, stale: Sequence[str]) -> list[Finding]:
         text = f"{invalid:,} of {count:,} ({invalid / count:.2%}) are invalid: they never vote and are never selected."
     else:
         text = f"All {count:,} records are valid."
-    found = [Finding("Records", text, invalid == 0)]
-    found += _gradient_findings(m)
+    entries = [Finding("Records", text, invalid == 0)]
+    entries += _gradient_findings(m)
     bad = int((~np.isfinite(m.scores.scores[m.valid])).sum())
     text = f"{bad:,} are NaN or infinite." if bad else f"All {valid_scores(m):,} are finite numbers."
-    found.append(Finding("Scores", text, bad == 0))
-    found.append(_cut_finding(m))
+    entries.append(Finding("Scores", text, bad == 0))
+    entries.append(_cut_finding(m))
     if m.focus.size < budget(count, m.percent):
         text = f"{m.focus.size:,} were selected where {m.percent:g}% would be {budget(count, m.percent):,}."
-        found.append(Finding("Size", text, False))
+        entries.append(Finding("Size", text, False))
     if stale:
         text = f"{', '.join(stale)} in the run folder: made of other scores than these, and so not compared here."
-        found.append(Finding("Left out", text))
-    return found
+        entries.append(Finding("Left out", text))
+    return entries
 
 
 def valid_scores(m: Material) -> int:
@@ -127,16 +122,16 @@ def _gradient_findings(m: Material) -> list[Finding]:
         if infinite
         else "No norm or loss is NaN or infinite."
     )
-    found = [Finding("Gradients", text, infinite == 0)]
+    entries = [Finding("Gradients", text, infinite == 0)]
     if zero:
         text = f"{zero:,} valid records have a gradient of zero and score 0 for every task."
     else:
         text = "No valid record has a gradient of zero."
-    found.append(Finding("Zero gradients", text, zero == 0))
+    entries.append(Finding("Zero gradients", text, zero == 0))
     if m.tokens_N is None:
         text = "The gradient rows are no longer on disk, so the lengths of the answers are not known."
-        found.append(Finding("Lengths", text))
-    return found
+        entries.append(Finding("Lengths", text))
+    return entries
 
 
 def _cut_finding(m: Material) -> Finding:
@@ -151,29 +146,44 @@ def _cut_finding(m: Material) -> Finding:
         "Tie-break",
         f"Of {m.cut.tie_class:,} samples with {what}, {m.cut.taken:,} were taken by {by}: "
         f"{m.cut.share_by_tie_break:.1%} of the selection.",
+        False if m.cut.share_by_tie_break > DECIDED_BY_TIES else None,
     )
 
 
 def stability_findings(stability: Mapping[str, Any] | None) -> list[Finding]:
     """What stability.json says, in sentences."""
     if not stability:
-        return [Finding("Stability", "Not measured; selection.stability: true does it.")]
-    found = []
+        return [Finding("Stability", "Not measured; selection.stability: true does it.", False)]
+    entries = []
     halves, other = stability.get("halves"), stability.get("other_run")
     if halves:
         note = f" ({stability['note']})" if stability.get("note") else ""
-        found.append(Finding("Halves", f"Made of either half of the validation samples, {_kept(halves)}.{note}"))
+        entries.append(
+            Finding("Halves", f"Made of either half of the validation samples, {_kept(halves)}.{note}", _steady(halves))
+        )
     elif stability.get("why_not"):
-        found.append(Finding("Halves", f"Not measured: {stability['why_not']}."))
+        entries.append(Finding("Halves", f"Not measured: {stability['why_not']}."))
     if other:
-        found.append(Finding("Another run", f"Made of the scores {other.get('scores', '')}, {_kept(other)}."))
-    return found
+        entries.append(
+            Finding("Another run", f"Made of the scores {other.get('scores', '')}, {_kept(other)}.", _steady(other))
+        )
+    return entries
 
 
-def _kept(found: Mapping[str, Any]) -> str:
-    text = f"{found['overlap']:.1%} of the selection is the same (Jaccard {found['jaccard']:.3f}"
-    chance = found.get("expected_by_chance")
-    return f"{text}; by chance {chance / found['size_a']:.1%} would be)" if chance and found["size_a"] else f"{text})"
+def _steady(measured: Mapping[str, Any]) -> bool | None:
+    """Whether the agreement is well above that of chance; None where chance is not known."""
+    chance, size = measured.get("expected_by_chance"), measured.get("size_a")
+    return None if not chance or not size else float(measured["overlap"]) >= NEAR_CHANCE * chance / size
+
+
+def _kept(overlaps: Mapping[str, Any]) -> str:
+    text = f"{overlaps['overlap']:.1%} of the selection is the same (Jaccard {overlaps['jaccard']:.3f}"
+    chance = overlaps.get("expected_by_chance")
+    return (
+        f"{text}; by chance {chance / overlaps['size_a']:.1%} would be)"
+        if chance and overlaps["size_a"]
+        else f"{text})"
+    )
 
 
 def notes_table(m: Material) -> Table | None:
@@ -184,9 +194,9 @@ def notes_table(m: Material) -> Table | None:
     return Table(["Measured", "Result"], [list(row) for row in _flat(notes)][:_MOST_NOTES])
 
 
-def _flat(found: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(notes: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
-    for key, value in found.items():
+    for key, value in notes.items():
         name = f"{prefix}{str(key).replace('_', ' ')}"
         if isinstance(value, dict):
             rows += _flat(value, f"{name}: ")
@@ -209,18 +219,18 @@ def selections_table(m: Material) -> Table:
     """Each selection and how far it agrees with the one that the page is about, whose votes are counted."""
     rows = []
     for each in (m.focus, *m.others):
-        found = agreement(m.focus.chosen, each.chosen)
-        own = each is m.focus
+        shared = agreement(m.focus.selected, each.selected)
+        is_focus = each is m.focus
         rows.append(
             [
                 each.name,
                 each.method,
                 f"{each.size:,}",
-                f"{each.size / len(each.chosen):.1%}",
-                "–" if own else f"{found.both:,}",
-                "–" if own else f"{found.jaccard:.3f}",
-                "–" if own or not found.expected else f"{found.both / found.expected:.2f} ×",
-                f"{float(m.focus.votes[each.chosen].mean()):.2f}" if each.size else "–",
+                f"{each.size / len(each.selected):.1%}",
+                "–" if is_focus else f"{shared.both:,}",
+                "–" if is_focus else f"{shared.jaccard:.3f}",
+                "–" if is_focus or not shared.expected else f"{shared.both / shared.expected:.2f} ×",
+                f"{float(m.focus.votes[each.selected].mean()):.2f}" if each.size else "–",
             ]
         )
     head = ["Selection", "Method", "Size", "Share", "In common", "Jaccard", "Against chance", "Mean votes"]
@@ -230,9 +240,9 @@ def selections_table(m: Material) -> Table:
 def sources_of_all(m: Material) -> Table:
     """Each selection's shares by source."""
     everything = (m.focus, *m.others)
-    counted = [count_sources(m.traits, each.chosen) for each in everything]
+    counted = [count_sources(m.traits, each.selected) for each in everything]
     rows = []
-    for parts in zip(*(lumped(found, MOST_DRAWN) for found in counted), strict=True):
+    for parts in zip(*(lumped(sources, MOST_DRAWN) for sources in counted), strict=True):
         rows.append(
             [parts[0].name, f"{parts[0].share_of_data:.1%}", *(f"{part.share_of_chosen:.1%}" for part in parts)]
         )

@@ -17,14 +17,14 @@ NEAR_CHANCE = 1.5
 """Agreement of two halves below so many times that of chance is no agreement to speak of."""
 
 
-def doubts(m: Material, log: Sequence[Mapping[str, Any]], steps: int | None, noise: Sequence[float]) -> list[Finding]:
-    """`log` and `steps` are the warm-up's (None: another adapter), `noise` each task's, 0 for exact influence."""
-    found = [_shares(m), _copies(m), _samples(m)]
-    if any(noise):
-        found.append(_noise(m, noise))
+def doubts(m: Material, log: Sequence[Mapping[str, Any]], steps: int | None) -> list[Finding]:
+    """`log` and `steps` are the warm-up's (None: another adapter)."""
+    entries = [_shares(m), _copies(m), _samples(m)]
+    if any(m.noise):
+        entries.append(_noise(m))
     if steps is not None:
-        found.append(_warmup(log, steps))
-    return [finding for finding in found if finding is not None]
+        entries.append(_warmup(log, steps))
+    return [finding for finding in entries if finding is not None]
 
 
 def _shares(m: Material) -> Finding | None:
@@ -34,8 +34,9 @@ def _shares(m: Material) -> Finding | None:
     even = m.focus.size / len(m.tasks)
     low, high = int(np.argmin(counts)), int(np.argmax(counts))
     text = (
-        f"Each sample counted for the task in whose ranking it stands highest: “{m.tasks[high]}” gets {counts[high]:,}, "
-        f"“{m.tasks[low]}” {counts[low]:,}; an even share would be {even:,.0f}."
+        "Each sample counted for the task in whose ranking it stands highest: "
+        f"“{m.tasks[high]}” gets {counts[high]:,}, “{m.tasks[low]}” {counts[low]:,}; an even share would be "
+        f"{even:,.0f}."
     )
     few = [m.tasks[number] for number in passed_over(counts)]
     if few:
@@ -68,16 +69,16 @@ def _samples(m: Material) -> Finding | None:
     return Finding("Validation samples", f"Few to judge a task by: {named}. Give each {FEW_SAMPLES} or more.", False)
 
 
-def _noise(m: Material, noise: Sequence[float]) -> Finding:
+def _noise(m: Material) -> Finding:
     """Of each task's top, the part whose score is above the threshold by less than the projection's noise."""
     close = []
-    for column, tau, size in zip(m.scores.scores.T, m.tau, noise, strict=True):
+    for column, tau, size in zip(m.scores.scores.T, m.tau, m.noise, strict=True):
         over = column[m.valid & (column >= tau)].astype(np.float64) - tau
         close.append(float((over < size).mean()) if len(over) else 0.0)
     worst = int(np.argmax(close))
     text = (
-        f"The projection’s noise is about {noise[worst]:.4f} of a mean cosine for “{m.tasks[worst]}”; {close[worst]:.0%} "
-        "of its top is above the threshold by less than that"
+        f"The projection’s noise is about {m.noise[worst]:.4f} of a mean cosine for “{m.tasks[worst]}”; "
+        f"{close[worst]:.0%} of its top is above the threshold by less than that"
     )
     if close[worst] <= 0.5:
         return Finding("Noise", f"{text}, and of no task more.", True)

@@ -204,9 +204,9 @@ def _svg(figure: Figure, name: str) -> bytes:
 def _for_page(svg: bytes, name: str, variant: str) -> str:
     """The element alone: ids of its own, colours as variables, size by the style sheet; one image to a reader."""
 
-    def tag(found: re.Match[str]) -> str:
+    def tag(match: re.Match[str]) -> str:
         """Only what stands in a tag is changed: between them stands the user's text."""
-        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-{variant}-", found[0])
+        text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-{variant}-", match[0])
         for color, variable in _VARIABLES.items():
             text = text.replace(color, f"var(--{variable})")
         return text

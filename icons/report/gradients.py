@@ -43,7 +43,7 @@ def by_length(
 ) -> list[ByLength]:
     """Classes that have a sample, shortest first; `valid_N` leaves out whatever is not finite."""
     class_N, labels = octaves(tokens_N)
-    found = []
+    groups = []
     for number, label in enumerate(labels):
         rows_N = valid_N & (class_N == number)
         count = int(np.count_nonzero(rows_N))
@@ -51,11 +51,11 @@ def by_length(
             own_N = rows_N & chosen_N
             norm, loss = (np.percentile(values[rows_N], QUANTILES) for values in (norms_N, losses_N))
             medians = [float(np.median(values[own_N])) if own_N.any() else np.nan for values in (norms_N, losses_N)]
-            found.append(ByLength(label, count, norm, loss, *medians))
-    return found
+            groups.append(ByLength(label, count, norm, loss, *medians))
+    return groups
 
 
-def gradients_figure(found: list[ByLength], all_norm: float, chosen_norm: float, checkpoint: str) -> Shown:
+def gradients_figure(groups: list[ByLength], all_norm: float, chosen_norm: float, checkpoint: str) -> Shown:
     """`all_norm` and `chosen_norm` are medians over all valid and all chosen samples."""
     rows = [
         [
@@ -68,7 +68,7 @@ def gradients_figure(found: list[ByLength], all_norm: float, chosen_norm: float,
             f"{each.loss[0]:.3f}–{each.loss[-1]:.3f}",
             _or_dash(each.chosen_loss),
         ]
-        for each in found
+        for each in groups
     ]
     head = [
         "Tokens", "Samples", "Norm, median", "5–95%", "of the selected", "Loss, median", "5–95%", "of the selected",
@@ -76,9 +76,9 @@ def gradients_figure(found: list[ByLength], all_norm: float, chosen_norm: float,
     return Shown(
         "gradients",
         "Gradient norm and loss against answer length",
-        _caption(found, all_norm, chosen_norm, checkpoint),
+        _caption(groups, all_norm, chosen_norm, checkpoint),
         Table(head, rows),
-        lambda width: _draw(found, width),
+        lambda width: _draw(groups, width),
     )
 
 
@@ -86,13 +86,13 @@ def _or_dash(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:.3g}"
 
 
-def _caption(found: list[ByLength], all_norm: float, chosen_norm: float, checkpoint: str) -> str:
+def _caption(groups: list[ByLength], all_norm: float, chosen_norm: float, checkpoint: str) -> str:
     text = (
         f"At {checkpoint}: the middle half of the samples (thick), 5 to 95% (thin), the median (ring); a diamond is "
         "the median of the selected. "
     )
-    if len(found) > 1:
-        first, last = found[0], found[-1]
+    if len(groups) > 1:
+        first, last = groups[0], groups[-1]
         text += (
             f"From answers of {first.label} to those of {last.label} predicted tokens the median norm goes from "
             f"{first.norm[2]:.3g} to {last.norm[2]:.3g}, the median loss from {first.loss[2]:.2f} to "
@@ -103,10 +103,10 @@ def _caption(found: list[ByLength], all_norm: float, chosen_norm: float, checkpo
     return f"{text}Over all lengths the selected have a median norm of {chosen_norm:.3g}, {beside} that of the data."
 
 
-def _draw(found: list[ByLength], width: float) -> Figure:
+def _draw(groups: list[ByLength], width: float) -> Figure:
     wide = width > 5
     room = (width / 2 if wide else width) - 0.65
-    under = 0.45 if fit([each.label for each in found], room) else 0.8
+    under = 0.45 if fit([each.label for each in groups], room) else 0.8
     height = 1.8 + under
     figure = new_figure(width, height if wide else 2 * height)
     titles = ("Gradient norm", "Loss per token")
@@ -115,22 +115,22 @@ def _draw(found: list[ByLength], width: float) -> Figure:
             axes = axes_in(figure, 0.5, 0.15, 0.32, under, (number, 2))
         else:
             axes = axes_in(figure, 0.5, 0.15, number * height + 0.32, (1 - number) * height + under)
-        _panel(axes, found, room, norm=number == 0)
+        _panel(axes, groups, room, norm=number == 0)
         axes.set_title(title)
     return figure
 
 
-def _panel(axes: Axes, found: list[ByLength], room: float, *, norm: bool) -> None:
+def _panel(axes: Axes, groups: list[ByLength], room: float, *, norm: bool) -> None:
     bare(axes, grid="y")
-    places = np.arange(len(found), dtype=np.float64) - 0.1
-    quantiles = np.array([each.norm if norm else each.loss for each in found])
-    chosen = np.array([each.chosen_norm if norm else each.chosen_loss for each in found])
+    places = np.arange(len(groups), dtype=np.float64) - 0.1
+    quantiles = np.array([each.norm if norm else each.loss for each in groups])
+    selected = np.array([each.chosen_norm if norm else each.chosen_loss for each in groups])
     axes.vlines(places, quantiles[:, 0], quantiles[:, 4], color=ALL, linewidth=1.2)
     axes.vlines(places, quantiles[:, 1], quantiles[:, 3], color=ALL, linewidth=6)
     axes.plot(places, quantiles[:, 2], "o", markersize=5, markerfacecolor=PAGE, markeredgecolor=INK)
-    axes.plot(places + 0.28, chosen, "D", markersize=4.5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
-    tick_labels(axes, places + 0.1, [each.label for each in found], room)
-    axes.set_xlim(-0.6, len(found) - 0.4)
+    axes.plot(places + 0.28, selected, "D", markersize=4.5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
+    tick_labels(axes, places + 0.1, [each.label for each in groups], room)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="y", nbins=5)
     axes.set_xlabel("predicted tokens")

@@ -33,7 +33,7 @@ def helped_figure(results: Results) -> Shown | None:
     head = ["Trained on", f"{MEASURES[measure]}, mean", "Token loss", "Tokens right", *tasks]
     return Shown(
         "helped",
-        "Did it help",
+        "What the trained models answer",
         _caption(means, measure, results),
         Table(head, rows),
         lambda width: _draw(means, measure, width),
@@ -44,7 +44,9 @@ def helped_findings(results: Results, focus: str) -> list[Finding]:
     """Whether the model of the page's selection beats the random ones, and what it keeps of everything's score."""
     random = [answers for name, answers in results.items() if name.startswith("random-")]
     if focus not in results:
-        text = "Not measured: train on it, on a random part, and ask both: icons finetune; finetune --random 0; evaluate."
+        text = (
+            "Not measured: train on it, on a random part, and ask both: icons finetune; finetune --random 0; evaluate."
+        )
         return [Finding("Did it help", text)]
     measure, found = _telling(results), []
     if random:
@@ -85,8 +87,8 @@ def _caption(means: Mapping[str, Interval], measure: str, results: Results) -> s
     questions = sum(len(answers) for answers in next(iter(results.values())).values())
     best = (min if measure == "loss" else max)(means, key=lambda name: means[name].mean)
     return (
-        f"Dots: {MEASURES[measure]}, mean over the tasks; lines: 95% intervals (bootstrap over {questions:,} questions, "
-        f"one training each). “{best}” is best, {_with_bounds(means[best], measure)}."
+        f"Dots: {MEASURES[measure]}, mean over the tasks; lines: 95% intervals (bootstrap over {questions:,} "
+        f"questions, one training each). “{best}” is best, {_with_bounds(means[best], measure)}."
     )
 
 

@@ -44,14 +44,14 @@ def octaves(values_N: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], l
 
 def panels(traits: Traits, tokens_N: npt.NDArray[np.int32] | None, valid_N: Bool, chosen_N: Bool) -> list[Panel]:
     """Of all records; those without a valid row have no number of tokens and are left out there."""
-    made = [_numbers("Answers in a record", "answers", traits.answers_N, np.ones_like(valid_N), chosen_N)]
+    drawn = [_numbers("Answers in a record", "answers", traits.answers_N, np.ones_like(valid_N), chosen_N)]
     if tokens_N is not None:
-        made.append(_numbers("Answer length", "tokens", tokens_N, valid_N, chosen_N))
+        drawn.append(_numbers("Answer length", "tokens", tokens_N, valid_N, chosen_N))
     kind_N = np.minimum(traits.images_N, 2).astype(np.int64)
     counted = [np.bincount(kind_N[rows_N], minlength=3) for rows_N in (np.ones_like(chosen_N), chosen_N)]
     used = 3 if counted[0][2] else 2
     labels = ["text only", "one image", "several"][:used]
-    return [*made, Panel("Images", "", labels, counted[0][:used], counted[1][:used])]
+    return [*drawn, Panel("Images", "", labels, counted[0][:used], counted[1][:used])]
 
 
 def _numbers(title: str, unit: str, values_N: npt.NDArray[np.integer], counted_N: Bool, chosen_N: Bool) -> Panel:
@@ -66,26 +66,28 @@ def _median(values: npt.NDArray[np.integer]) -> float:
     return float(np.median(values)) if len(values) else 0.0
 
 
-def lengths_figure(made: list[Panel]) -> Shown:
+def lengths_figure(drawn: list[Panel]) -> Shown:
     rows = []
-    for panel in made:
-        for label, data, chosen, in_data, in_chosen in zip(
+    for panel in drawn:
+        for label, data, selected, in_data, in_chosen in zip(
             panel.labels, panel.in_data, panel.chosen, *panel.shares, strict=True
         ):
             name = f"{label} {panel.unit}".strip()
-            rows.append([name, f"{data:,}", f"{in_data:.1%}", f"{chosen:,}", f"{in_chosen:.1%}"])
+            rows.append([name, f"{data:,}", f"{in_data:.1%}", f"{selected:,}", f"{in_chosen:.1%}"])
     head = ["Records with", "In the data", "Share", "Selected", "Share"]
     return Shown(
-        "lengths", "What the samples are like", _caption(made), Table(head, rows), lambda width: _draw(made, width)
+        "lengths", "What the samples are like", _caption(drawn), Table(head, rows), lambda width: _draw(drawn, width)
     )
 
 
-def _caption(made: list[Panel]) -> str:
+def _caption(drawn: list[Panel]) -> str:
     parts = ["Grey: the data, blue: the selection, each in percent of itself."]
-    for panel in made:
+    for panel in drawn:
         if panel.median is not None:
-            data, chosen = panel.median
-            same = f"{chosen:g} in both" if data == chosen else f"{chosen:g} in the selection, {data:g} in the data"
+            data, selected = panel.median
+            same = (
+                f"{selected:g} in both" if data == selected else f"{selected:g} in the selection, {data:g} in the data"
+            )
             what = "number of answers" if panel.unit == "answers" else "number of predicted tokens"
             parts.append(f"Median {what}: {same}.")
         else:
@@ -94,18 +96,18 @@ def _caption(made: list[Panel]) -> str:
     return " ".join(parts)
 
 
-def _draw(made: list[Panel], width: float) -> Figure:
+def _draw(drawn: list[Panel], width: float) -> Figure:
     wide = width > 5
-    left, right, columns = 0.42, 0.1, len(made) if wide else 1
+    left, right, columns = 0.42, 0.1, len(drawn) if wide else 1
     room = width / columns - left - right
-    under = 0.3 if all(fit(panel.labels, room) for panel in made) else 0.62
+    under = 0.3 if all(fit(panel.labels, room) for panel in drawn) else 0.62
     height = 1.7 + under
-    figure = new_figure(width, height if wide else height * len(made))
-    for number, panel in enumerate(made):
+    figure = new_figure(width, height if wide else height * len(drawn))
+    for number, panel in enumerate(drawn):
         if wide:
             axes = axes_in(figure, left, right, 0.32, under, (number, columns))
         else:
-            axes = axes_in(figure, left, right, number * height + 0.32, (len(made) - 1 - number) * height + under)
+            axes = axes_in(figure, left, right, number * height + 0.32, (len(drawn) - 1 - number) * height + under)
         _bars(axes, panel, room)
     return figure
 
@@ -113,9 +115,9 @@ def _draw(made: list[Panel], width: float) -> Figure:
 def _bars(axes: Axes, panel: Panel, room: float) -> None:
     bare(axes, grid="y")
     places = np.arange(len(panel.labels), dtype=np.float64)
-    data, chosen = (100 * share for share in panel.shares)
+    data, selected = (100 * share for share in panel.shares)
     axes.bar(places - 0.2, data, 0.38, color=ALL)
-    axes.bar(places + 0.2, chosen, 0.38, color=CHOSEN, edgecolor=PAGE, linewidth=0)
+    axes.bar(places + 0.2, selected, 0.38, color=CHOSEN, edgecolor=PAGE, linewidth=0)
     tick_labels(axes, places, panel.labels, room)
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}%")

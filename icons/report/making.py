@@ -58,11 +58,11 @@ def times_table(times: Sequence[StageTime]) -> Table:
 
 def machines_table(machines: Sequence[tuple[Mapping[str, str], Sequence[str]]], here: Mapping[str, str]) -> Table:
     """`here` is what made the page."""
-    found = [*((machine, ", ".join(stages)) for machine, stages in machines), (here, "this page")]
-    names = list(dict.fromkeys(name for machine, _ in found for name in machine if name != "device"))
+    lines = [*((machine, ", ".join(stages)) for machine, stages in machines), (here, "this page")]
+    names = list(dict.fromkeys(name for machine, _ in lines for name in machine if name != "device"))
     rows = [
         [what, str(machine.get("device", "–")), *(str(machine.get(name, "–")) for name in names)]
-        for machine, what in found
+        for machine, what in lines
     ]
     return Table(["For", "Device", *names], rows, words=(1,))
 

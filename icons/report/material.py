@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from icons.evaluation.measures import Answers
 from icons.report.traits import Traits
 from icons.selection.compare import Bool
 from icons.selection.cut import Cut
-from icons.store.chosen import Chosen
 from icons.store.scores import Scores
+from icons.store.selection import StoredSelection
 
 
 @dataclass(frozen=True)
@@ -21,15 +22,20 @@ class Material:
     """`focus` is the selection that the page is about, `others` are compared with it.
 
     `scores` has a column for each of `tasks`, and norms and losses at `checkpoint`; `tokens_N` int32 is the number of
-    predicted tokens, None where the gradient rows are gone.
+    predicted tokens, None where the gradient rows are gone. `noise` has the projection's error of a score for each
+    task, 0 for exact scores and where it is no longer known; `samples` counts the valid validation samples of each
+    task, empty where their rows are gone; `results` has what trained models answered: model -> task -> answers.
     """
 
     scores: Scores
-    focus: Chosen
-    others: Sequence[Chosen]
+    focus: StoredSelection
+    others: Sequence[StoredSelection]
     traits: Traits
     tokens_N: npt.NDArray[np.int32] | None
     checkpoint: str
+    noise: Sequence[float] = ()
+    samples: Mapping[str, int] = field(default_factory=dict)
+    results: Mapping[str, Mapping[str, Answers]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -63,5 +69,5 @@ class Material:
     @cached_property
     def ranked(self) -> bool:
         """Whether there is an order among the chosen: not for a method that says of each only that it is in."""
-        values = self.focus.values[self.focus.chosen]
+        values = self.focus.values[self.focus.selected]
         return self.focus.by_votes or bool(values.min() < values.max())

@@ -21,11 +21,11 @@ _ON_DARK, _ON_LIGHT = "#fefefe", "#010101"  # letters on a cell: its own colour 
 
 def shared_parts(sets: Sequence[Bool]) -> npt.NDArray[np.float64]:
     """[n, n]: the part of each row's set that is in the column's too; 0 for an empty set."""
-    sizes = [int(np.count_nonzero(own)) for own in sets]
+    sizes = [int(np.count_nonzero(set_N)) for set_N in sets]
     parts = np.zeros((len(sets), len(sets)))
-    for row, own in enumerate(sets):
+    for row, set_N in enumerate(sets):
         for column in range(row + 1):
-            both = int(np.count_nonzero(own & sets[column]))
+            both = int(np.count_nonzero(set_N & sets[column]))
             parts[row, column] = both / sizes[row] if sizes[row] else 0.0
             parts[column, row] = both / sizes[column] if sizes[column] else 0.0
     return parts
@@ -35,7 +35,7 @@ def tasks_figure(tasks: Sequence[str], own_KN: Sequence[Bool], chosen_N: Bool, p
     """The tasks' own top p% against each other (the paper's heat map) and against the selection."""
     parts = shared_parts([*own_KN, chosen_N])[:-1]  # the selection's own row stands in another figure
     names = [*tasks, SELECTION]
-    chance = float(np.mean([np.count_nonzero(own) for own in own_KN])) / len(chosen_N)
+    chance = float(np.mean([np.count_nonzero(top_N) for top_N in own_KN])) / len(chosen_N)
     return Shown(
         "overlap",
         f"How far the tasks’ own top {percent:g}% overlap",
@@ -63,20 +63,21 @@ def _tasks_caption(
     return f"{text}; by chance it would be {share:.0%}."
 
 
-def selections_figure(chosen: Mapping[str, Bool], focus: str) -> Shown:
+def selections_figure(selections: Mapping[str, Bool], focus: str) -> Shown:
     """Several selections against each other."""
-    names = list(chosen)
-    parts = shared_parts(list(chosen.values()))
+    names = list(selections)
+    parts = shared_parts(list(selections.values()))
     others = [name for name in names if name != focus]
-    own = names.index(focus)
-    near = max(others, key=lambda name: parts[own, names.index(name)])
-    far = min(others, key=lambda name: parts[own, names.index(name)])
-    share = float(chosen[near].mean())
+    place = names.index(focus)
+    near = max(others, key=lambda name: parts[place, names.index(name)])
+    far = min(others, key=lambda name: parts[place, names.index(name)])
+    share = float(selections[near].mean())
     text = (
-        f"Each row: how much of its selection is in the column’s. “{near}” has {parts[own, names.index(near)]:.0%} of "
-        f"“{focus}”, where a random selection of its size would have {share:.0%}"
+        "Each row: how much of its selection is in the column’s. "
+        f"“{near}” has {parts[place, names.index(near)]:.0%} of “{focus}”, where a random selection of its size would "
+        f"have {share:.0%}"
     )
-    text += f"; “{far}” has least, {parts[own, names.index(far)]:.0%}." if near != far else "."
+    text += f"; “{far}” has least, {parts[place, names.index(far)]:.0%}." if near != far else "."
     return Shown(
         "selections",
         "How far the selections agree",
@@ -110,18 +111,18 @@ def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.flo
     figure = new_figure(width, top + cell * height + 0.08)
     axes = axes_in(figure, left, width - left - cell * (across + gap[-1]), top, 0.08)
     bare(axes)
-    own = np.eye(height, across, dtype=bool)
-    low, high = float(parts[~own].min(initial=1)), float(parts[~own].max(initial=0.01))
+    diagonal = np.eye(height, across, dtype=bool)
+    low, high = float(parts[~diagonal].min(initial=1)), float(parts[~diagonal].max(initial=0.01))
     levels = np.clip((parts - low) / max(high - low, 1e-9), 0, 1)
     for first, last in ((0, height), (height, across)):
         if first < last:
             edges = np.arange(first, last + 1) + gap[last - 1]
-            cells = np.ma.array(levels[:, first:last], mask=own[:, first:last])
+            cells = np.ma.array(levels[:, first:last], mask=diagonal[:, first:last])
             axes.pcolormesh(
                 edges, np.arange(height + 1), cells, cmap="cividis", vmin=0, vmax=1, edgecolor=PAGE, linewidth=1
             )  # fmt: skip
     # In cells too small to be read there is no number; the table has them all.
-    for row, column in np.argwhere(~own) if cell > 0.16 else ():
+    for row, column in np.argwhere(~diagonal) if cell > 0.16 else ():
         red, green, blue, _ = _cividis()(levels[row, column])
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         axes.text(

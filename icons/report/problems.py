@@ -25,15 +25,15 @@ class Problem:
 
 def by_kind(reasons: Iterable[str]) -> list[Problem]:
     """The most frequent kind first. A kind is a reason without its place, its names and its numbers."""
-    found: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     counts: dict[str, int] = {}
     for reason in reasons:
         kind = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d[\d,]*", "…", _WHERE.sub("", reason))
         kind = plain(kind, _LENGTH)
         counts[kind] = counts.get(kind, 0) + 1
-        if len(examples := found.setdefault(kind, [])) < _EXAMPLES:
+        if len(examples := kinds.setdefault(kind, [])) < _EXAMPLES:
             examples.append(plain(reason, _LENGTH))
-    problems = [Problem(kind, counts[kind], examples) for kind, examples in found.items()]
+    problems = [Problem(kind, counts[kind], examples) for kind, examples in kinds.items()]
     problems.sort(key=lambda problem: (-problem.count, problem.kind))
     rest = problems[_KINDS:]
     if not rest:

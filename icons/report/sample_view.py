@@ -63,12 +63,12 @@ def sample_views(
 
     `record` gives a row's record, or why it cannot be read; `picture` a thumbnail of what stands under `image`.
     """
-    order = ranking(m.focus.chosen, m.valid, m.focus.values, ranks_N)
-    found = [kind for kind in kinds(order, m.focus.chosen, ranked=m.ranked) if len(kind.rows)]
+    order = ranking(m.focus.selected, m.valid, m.focus.values, ranks_N)
+    shown_kinds = [kind for kind in kinds(order, m.focus.selected, ranked=m.ranked) if len(kind.rows)]
     places = np.zeros(len(m.valid), np.int64)
     places[order] = np.arange(1, len(order) + 1)
     of_row: dict[int, list[Kind]] = {}
-    for kind in found:
+    for kind in shown_kinds:
         for row in kind.rows.tolist():
             of_row.setdefault(row, []).append(kind)
     rows = list(of_row)
@@ -77,21 +77,21 @@ def sample_views(
         _view(m, row, of_row[row], int(places[row]), percent_K, record(row), picture)
         for row, percent_K in zip(rows, percent_RK, strict=True)
     ]
-    return found, views
+    return shown_kinds, views
 
 
 def _view(
     m: Material,
     row: int,
-    own: list[Kind],
+    of_kinds: list[Kind],
     place: int,
     percent_K: npt.NDArray[np.float64],
     record: dict[str, Any] | str,
     picture: Callable[[object], Thumbnail],
 ) -> SampleView:
-    given: dict[str, Any] = record if isinstance(record, dict) else {}
-    images = record_images(given)
-    name = given.get("id")
+    fields: dict[str, Any] = record if isinstance(record, dict) else {}
+    images = record_images(fields)
+    name = fields.get("id")
     scores = [
         TaskScore(task, clip(task, 18), f"{m.scores.scores[row, k]:.4f}", int(percent_K[k]), bool(m.own_tops[k][row]))
         for k, task in enumerate(m.tasks)
@@ -99,9 +99,9 @@ def _view(
     return SampleView(
         row=row,
         id="" if name is None else plain(str(name), NAME),
-        source=plain(record_source(given), NAME) if isinstance(record, dict) else UNREADABLE,
-        kinds=own,
-        chosen=bool(m.focus.chosen[row]),
+        source=plain(record_source(fields), NAME) if isinstance(record, dict) else UNREADABLE,
+        kinds=of_kinds,
+        chosen=bool(m.focus.selected[row]),
         place=place,
         votes=int(m.focus.votes[row]),
         value="" if m.focus.by_votes else f"{m.focus.values[row]:.5g}",
@@ -111,6 +111,6 @@ def _view(
         norm=f"{m.scores.norms[row]:.3g}",
         images=[picture(image) for image in images[:_MOST_IMAGES]],
         more_images=max(0, len(images) - _MOST_IMAGES),
-        text=shortened(given.get("conversations")),
+        text=shortened(fields.get("conversations")),
         error=record if isinstance(record, str) else "",
     )

@@ -56,8 +56,8 @@ def _drawn(rows: Int64, count: int) -> Int64:
 
 def percentiles(scores_NK: npt.NDArray[np.float32], valid_N: Bool, rows: Sequence[int]) -> npt.NDArray[np.float64]:
     """[len(rows), K]: the percent of the valid rows whose score is not above that row's."""
-    found = np.zeros((len(rows), scores_NK.shape[1]))
+    percents = np.zeros((len(rows), scores_NK.shape[1]))
     for column in range(scores_NK.shape[1]):
         ordered = np.sort(scores_NK[valid_N, column])
-        found[:, column] = 100 * np.searchsorted(ordered, scores_NK[list(rows), column], side="right") / len(ordered)
-    return found
+        percents[:, column] = 100 * np.searchsorted(ordered, scores_NK[list(rows), column], side="right") / len(ordered)
+    return percents

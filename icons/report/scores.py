@@ -55,7 +55,7 @@ def spreads(
     low, high = min(float(tails[0]), float(tau_K.min())), max(float(tails[1]), float(tau_K.max()))
     room = (high - low) * 0.02 or 1e-6
     edges = np.linspace(low - room, high + room, BINS + 1)
-    found = [
+    each_task = [
         Spread(
             task,
             float(column.min()),
@@ -67,34 +67,48 @@ def spreads(
         )
         for task, column, tau in zip(tasks, columns, tau_K, strict=True)
     ]
-    return found, edges
+    return each_task, edges
 
 
-def scores_figure(found: list[Spread], edges: npt.NDArray[np.float64], percent: float, *, cast: bool) -> Shown:
-    """`cast`: these thresholds cast the votes that made the selection."""
-    rows = [[s.task, f"{s.low:.4f}", f"{s.median:.4f}", f"{s.high:.4f}", f"{s.tau:.4f}", f"{s.voted:,}"] for s in found]
+def scores_figure(
+    each_task: list[Spread],
+    edges: npt.NDArray[np.float64],
+    percent: float,
+    noise: Sequence[float] = (),
+    *,
+    cast: bool,
+) -> Shown:
+    """`cast`: these thresholds cast the votes that made the selection; `noise`: the error of a score, for each task."""
+    rows = [
+        [s.task, f"{s.low:.4f}", f"{s.median:.4f}", f"{s.high:.4f}", f"{s.tau:.4f}", f"{s.voted:,}"] for s in each_task
+    ]
     head = ["Task", "Lowest", "Median", "Highest", "Threshold", "At or above it"]
+    if any(noise):
+        head.append("Noise")
+        rows = [[*row, f"± {size:.4f}"] for row, size in zip(rows, noise, strict=True)]
+    caption = _caption(each_task, percent, cast)
+    if any(noise):
+        caption += " Shaded: as far as the projection’s noise reaches on either side of the threshold."
     return Shown(
         "scores",
         "Each task’s scores and its threshold",
-        _caption(found, percent, cast),
+        caption,
         Table(head, rows),
-        lambda width: _draw(found, edges, width),
+        lambda width: _draw(each_task, edges, noise, width),
     )
 
 
-def _caption(found: list[Spread], percent: float, cast: bool) -> str:
+def _caption(each_task: list[Spread], percent: float, cast: bool) -> str:
     what = "votes for" if cast else "has as its own top"
     text = (
         f"A task {what} the {percent:g}% of samples right of its threshold (blue); outermost scores lie off the axis. "
     )
-    if len(found) == 1:
-        return (
-            f"{text}The threshold of “{found[0].task}” is {found[0].tau:.4f}, its median score {found[0].median:.4f}."
-        )
-    strictest = max(found, key=lambda s: s.tau)
-    mildest = min(found, key=lambda s: s.tau)
-    below = [s.task for s in found if s.tau <= 0]
+    if len(each_task) == 1:
+        only = each_task[0]
+        return f"{text}The threshold of “{only.task}” is {only.tau:.4f}, its median score {only.median:.4f}."
+    strictest = max(each_task, key=lambda s: s.tau)
+    mildest = min(each_task, key=lambda s: s.tau)
+    below = [s.task for s in each_task if s.tau <= 0]
     text += (
         f"“{strictest.task}” asks for most, a mean cosine of {strictest.tau:.4f}; “{mildest.task}” for least, "
         f"{mildest.tau:.4f}."
@@ -104,16 +118,16 @@ def _caption(found: list[Spread], percent: float, cast: bool) -> str:
     return text
 
 
-def _draw(found: list[Spread], edges: npt.NDArray[np.float64], width: float) -> Figure:
+def _draw(each_task: list[Spread], edges: npt.NDArray[np.float64], noise: Sequence[float], width: float) -> Figure:
     wide = width > 5
     step = 0.46
-    figure = new_figure(width, 0.5 + step * len(found))
-    labels = [clip(spread.task, 24 if wide else 14) for spread in found]
+    figure = new_figure(width, 0.5 + step * len(each_task))
+    labels = [clip(spread.task, 24 if wide else 14) for spread in each_task]
     axes = axes_in(figure, label_width(labels, width / 3), 0.75, 0.08, 0.42)
     bare(axes)
     axes.axvline(0, color=LINE, linewidth=0.8, zorder=0)
-    top = len(found) - 1
-    for number, spread in enumerate(found):
+    top = len(each_task) - 1
+    for number, spread in enumerate(each_task):
         base = top - number
         height = 0.86 * spread.counts / max(1, spread.counts.max())
         above = edges[1:] > spread.tau
@@ -122,11 +136,14 @@ def _draw(found: list[Spread], edges: npt.NDArray[np.float64], width: float) -> 
             first = int(np.argmax(above))
             own_edges = np.r_[max(spread.tau, edges[first]), edges[first + 1 :]]
             axes.stairs(base + height[first:], own_edges, baseline=base, fill=True, color=CHOSEN, linewidth=0)
+        if any(noise):
+            left, right = spread.tau - noise[number], spread.tau + noise[number]
+            axes.fill_betweenx([base, base + 0.92], left, right, color=CUT, alpha=0.25, linewidth=0)
         axes.plot([spread.tau, spread.tau], [base, base + 0.92], color=CUT, linewidth=1.4)
-    places = np.arange(len(found))[::-1]
-    beside(axes, places + 0.08, [f"{spread.tau:.4f}" for spread in found], "baseline")
+    places = np.arange(len(each_task))[::-1]
+    beside(axes, places + 0.08, [f"{spread.tau:.4f}" for spread in each_task], "baseline")
     axes.set_yticks(places + 0.2, labels, color=INK)
-    axes.set_ylim(-0.05, len(found))
+    axes.set_ylim(-0.05, len(each_task))
     axes.set_xlim(edges[0], edges[-1])
     axes.locator_params(axis="x", nbins=7 if wide else 4)
     axes.set_xlabel(

@@ -53,13 +53,13 @@ def count_sources(traits: Traits, chosen_N: Bool) -> list[Source]:
     """The largest in the data first, then by name."""
     size = len(traits.sources)
     in_data = np.bincount(traits.source_N, minlength=size)
-    chosen = np.bincount(traits.source_N[chosen_N], minlength=size)
+    selected = np.bincount(traits.source_N[chosen_N], minlength=size)
     of_data, of_chosen = len(chosen_N), int(chosen_N.sum())
-    found = [
-        Source(name, int(all_), int(own), of_data, of_chosen)
-        for name, all_, own in zip(traits.sources, in_data, chosen, strict=True)
+    sources = [
+        Source(name, int(all_), int(taken), of_data, of_chosen)
+        for name, all_, taken in zip(traits.sources, in_data, selected, strict=True)
     ]
-    return sorted(found, key=lambda source: (-source.in_data, source.name))
+    return sorted(sources, key=lambda source: (-source.in_data, source.name))
 
 
 def lumped(sources: list[Source], most: int) -> list[Source]:
@@ -67,9 +67,9 @@ def lumped(sources: list[Source], most: int) -> list[Source]:
     if len(sources) <= most:
         return sources
     rest = sources[most - 1 :]
-    in_data, chosen = sum(source.in_data for source in rest), sum(source.chosen for source in rest)
+    in_data, selected = sum(source.in_data for source in rest), sum(source.chosen for source in rest)
     name = f"({len(rest)} other sources)"
-    return [*sources[: most - 1], Source(name, in_data, chosen, rest[0].of_data, rest[0].of_chosen)]
+    return [*sources[: most - 1], Source(name, in_data, selected, rest[0].of_data, rest[0].of_chosen)]
 
 
 def sources_figure(sources: list[Source]) -> Shown:
@@ -129,13 +129,13 @@ def _draw(sources: list[Source], width: float) -> Figure:
     bare(axes, grid="x")
     places = np.arange(len(sources))[::-1]
     data = np.array([100 * source.share_of_data for source in sources])
-    chosen = np.array([100 * source.share_of_chosen for source in sources])
-    axes.hlines(places, np.minimum(data, chosen), np.maximum(data, chosen), color=CHOSEN, linewidth=1.6)
+    selected = np.array([100 * source.share_of_chosen for source in sources])
+    axes.hlines(places, np.minimum(data, selected), np.maximum(data, selected), color=CHOSEN, linewidth=1.6)
     axes.plot(data, places, "o", markersize=9, markerfacecolor=PAGE, markeredgecolor=ALL, markeredgewidth=1.8)
-    axes.plot(chosen, places, "o", markersize=5.5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
+    axes.plot(selected, places, "o", markersize=5.5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
     axes.set_yticks(places, labels, color=INK)
     axes.set_ylim(-0.6, len(sources) - 0.4)
-    top = max(data.max(), chosen.max())
+    top = max(data.max(), selected.max())
     axes.set_xlim(-0.03 * top, 1.05 * top)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.set_xlabel(

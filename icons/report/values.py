@@ -31,11 +31,11 @@ def values_figure(
     edges = np.linspace(low, high, _BINS + 1)
     inside = np.clip(value_N, edges[0], edges[-1])
     counts = np.histogram(inside[finite_N], edges)[0]
-    chosen = np.histogram(inside[finite_N & chosen_N], edges)[0]
-    own = value_N[finite_N & chosen_N]
+    selected = np.histogram(inside[finite_N & chosen_N], edges)[0]
+    of_selected = value_N[finite_N & chosen_N]
     rows = [
         [name, f"{part.min():.5g}", f"{np.median(part):.5g}", f"{part.max():.5g}", f"{len(part):,}"]
-        for name, part in (("Data", values), ("Selection", own))
+        for name, part in (("Data", values), ("Selection", of_selected))
         if len(part)
     ]
     text = f"What {method} gave each sample: blue what was selected. "
@@ -46,19 +46,19 @@ def values_figure(
         f"What {method} ranked by",
         text,
         Table(["", "Lowest", "Median", "Highest", "Samples"], rows),
-        lambda width: _draw_values(counts, chosen, edges, cut, width),
+        lambda width: _draw_values(counts, selected, edges, cut, width),
     )
 
 
 def _draw_values(
-    counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], edges: npt.NDArray[np.float64], cut: Cut,
+    counts: npt.NDArray[np.int64], selected: npt.NDArray[np.int64], edges: npt.NDArray[np.float64], cut: Cut,
     width: float,
 ) -> Figure:  # fmt: skip
     figure = new_figure(width, 2.3)
     axes = axes_in(figure, 0.55, 0.1, 0.15, 0.45)
     bare(axes, grid="y")
     axes.stairs(counts, edges, fill=True, color=ALL, linewidth=0)
-    axes.stairs(chosen, edges, fill=True, color=CHOSEN, linewidth=0)
+    axes.stairs(selected, edges, fill=True, color=CHOSEN, linewidth=0)
     if edges[0] <= cut.value <= edges[-1]:
         axes.axvline(cut.value, color=CUT, linewidth=1.4)
     axes.set_xlim(edges[0], edges[-1])

@@ -32,27 +32,27 @@ if TYPE_CHECKING:
 def votes_figure(votes_N: npt.NDArray[np.int16], chosen_N: Bool, valid_N: Bool, tasks: int, cut: Cut | None) -> Shown:
     """How many valid samples have how many votes, and how many of these were chosen; `cut` where votes decided."""
     counts = np.bincount(votes_N[valid_N], minlength=tasks + 1)
-    chosen = np.bincount(votes_N[chosen_N], minlength=tasks + 1)
+    selected = np.bincount(votes_N[chosen_N], minlength=tasks + 1)
     rows = [
-        [f"{votes}", f"{counts[votes]:,}", f"{chosen[votes]:,}", f"{counts[votes] - chosen[votes]:,}"]
+        [f"{votes}", f"{counts[votes]:,}", f"{selected[votes]:,}", f"{counts[votes] - selected[votes]:,}"]
         for votes in range(tasks, -1, -1)
     ]
     whose = "task" if tasks == 1 else "tasks"
     return Shown(
         "votes",
         "How the votes fell" if cut else "Votes, which did not decide here",
-        _votes_caption(counts, chosen, tasks, cut),
+        _votes_caption(counts, selected, tasks, cut),
         Table([f"Votes of {tasks} {whose}", "Samples", "Selected", "Not selected"], rows),
-        lambda width: _draw_votes(counts, chosen, cut, width),
+        lambda width: _draw_votes(counts, selected, cut, width),
     )
 
 
-def _votes_caption(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], tasks: int, cut: Cut | None) -> str:
+def _votes_caption(counts: npt.NDArray[np.int64], selected: npt.NDArray[np.int64], tasks: int, cut: Cut | None) -> str:
     none = f"{counts[0] / max(1, counts.sum()):.0%} of the samples get no vote at all." if counts[0] else ""
     most = int(np.flatnonzero(counts)[-1]) if counts.any() else 0
     most_text = f"The most that any sample has is {most} of {tasks}: {_samples(counts[most])}."
     if cut is None:
-        with_votes = int(chosen[1:].sum())
+        with_votes = int(selected[1:].sum())
         return f"{none} {most_text} Of the selected, {with_votes:,} have a vote."
     if not cut.share_by_tie_break:
         where = f"The cut falls between classes: every sample with {_votes(cut.value)} or more is in, no other one."
@@ -72,26 +72,28 @@ def _samples(count: int) -> str:
     return f"{count:,} sample{'' if count == 1 else 's'}"
 
 
-def _draw_votes(counts: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64], cut: Cut | None, width: float) -> Figure:
+def _draw_votes(
+    counts: npt.NDArray[np.int64], selected: npt.NDArray[np.int64], cut: Cut | None, width: float
+) -> Figure:
     wide = width > 5
     if len(counts) > 12:  # of many tasks' classes those that are there
         last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 0
-        counts, chosen = counts[: last + 1], chosen[: last + 1]
+        counts, selected = counts[: last + 1], selected[: last + 1]
     figure = new_figure(width, 2.5)
     axes = axes_in(figure, 0.05, 0.05, 0.4, 0.45)
     bare(axes)
     places = np.arange(len(counts))
     at_cut = int(cut.value) if cut and cut.share_by_tie_break else -1
-    left = counts - chosen
-    axes.bar(places, chosen, 0.82, color=CHOSEN)
-    axes.bar(places, left, 0.82, bottom=chosen, color=ALL)
+    left = counts - selected
+    axes.bar(places, selected, 0.82, color=CHOSEN)
+    axes.bar(places, left, 0.82, bottom=selected, color=ALL)
     axes.axhline(0, color=LINE, linewidth=0.8, zorder=0)
     if at_cut >= 0:
         axes.bar(at_cut, counts[at_cut], 0.82, color="none", edgecolor=CUT, linewidth=1.4)
     top = max(1, int(counts.max()))
     write = (lambda count: f"{count:,}") if fit([f"{top:,} in"] * len(counts), width) else compact
     for votes, count in enumerate(counts.tolist()):
-        some = f"\n{write(int(chosen[votes]))} in" if 0 < chosen[votes] < count else ""
+        some = f"\n{write(int(selected[votes]))} in" if 0 < selected[votes] < count else ""
         axes.annotate(
             f"{write(count)}{some}", (votes, count), xytext=(0, 3), textcoords="offset points", ha="center", color=MUTED
         )

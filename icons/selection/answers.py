@@ -113,8 +113,8 @@ def mean_distance(rows: Sequence[SourceAnswers]) -> tuple[float, float]:
     total = sum(row.selected for row in rows)
     if not total:
         return 0.0, 0.0
-    own = sum(row.selected * row.distance for row in rows) / total
-    return own, sum(row.selected * row.by_chance for row in rows) / total
+    average = sum(row.selected * row.distance for row in rows) / total
+    return average, sum(row.selected * row.by_chance for row in rows) / total
 
 
 class AnswerBook:

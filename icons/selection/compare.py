@@ -73,8 +73,8 @@ def by_group(groups_a: list[str], groups_b: list[str], in_both_A: Bool) -> list[
 
 def by_votes(votes_A: npt.NDArray[np.integer], in_both_A: Bool) -> list[tuple[int, int, int]]:
     """(votes, how many of the selection have that many, how many of these the other one has too), most votes first."""
-    found = []
+    classes = []
     for votes in np.unique(votes_A)[::-1]:
-        own = votes_A == votes
-        found.append((int(votes), int(own.sum()), int((own & in_both_A).sum())))
-    return found
+        class_N = votes_A == votes
+        classes.append((int(votes), int(class_N.sum()), int((class_N & in_both_A).sum())))
+    return classes

@@ -175,10 +175,10 @@ def rank(method: Method, evidence: Evidence) -> Ranking:
     """
     answer = method.function(evidence)
     ranking = answer if isinstance(answer, Ranking) else Ranking(answer)
-    given = np.asarray(ranking.values)
-    if given.dtype.kind not in "biuf":
-        raise ValueError(f"it gave values of type {given.dtype}, expected a number for every row")
-    values: Float64 = given.astype(np.float64)
+    answered = np.asarray(ranking.values)
+    if answered.dtype.kind not in "biuf":
+        raise ValueError(f"it gave values of type {answered.dtype}, expected a number for every row")
+    values: Float64 = answered.astype(np.float64)
     if values.shape != evidence.valid.shape:
         raise ValueError(f"it gave values of shape {values.shape}, expected one for each of {len(evidence.valid)} rows")
     if not np.isfinite(values[evidence.valid]).all():
@@ -196,12 +196,12 @@ def _plain_notes(notes: Any) -> dict[str, Any]:
         raise TypeError(f"{type(value).__name__} is not a JSON type")
 
     try:
-        found = json.loads(json.dumps(notes, default=plain, ensure_ascii=False).encode())
+        parsed = json.loads(json.dumps(notes, default=plain, ensure_ascii=False).encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its notes cannot be written as JSON ({error})") from None
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise ValueError(f"its notes are a {type(notes).__name__}, expected a dict")
-    return found
+    return parsed
 
 
 def _module(name: str) -> str:

@@ -87,5 +87,5 @@ def conflicts(chosen_CD: Tensor) -> Tensor:
     """[C]: how far each of the chosen pulls against their mean, -cos(g_i, mean) where that is positive, else 0."""
     mean_D = chosen_CD.mean(dim=0)
     cosine_C = torch.mv(chosen_CD, mean_D) / (chosen_CD.norm(dim=1) * mean_D.norm() + 1e-30)
-    found: Tensor = (-cosine_C).clamp(min=0)
-    return found
+    against: Tensor = (-cosine_C).clamp(min=0)
+    return against

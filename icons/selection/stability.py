@@ -21,5 +21,9 @@ def halves(matrix_NM: npt.NDArray[np.float16], valid_M: npt.NDArray[np.bool_]) -
 
 def agreement(first: Int64, second: Int64, num_rows: int) -> dict[str, Any]:
     """Sizes of two selections of `num_rows` rows and of what both have; `overlap` is its share of the first."""
-    found = Agreement(len(first), len(second), len(np.intersect1d(first, second)), num_rows)
-    return asdict(found) | {"overlap": found.share_a, "jaccard": found.jaccard, "expected_by_chance": found.expected}
+    shared = Agreement(len(first), len(second), len(np.intersect1d(first, second)), num_rows)
+    return asdict(shared) | {
+        "overlap": shared.share_a,
+        "jaccard": shared.jaccard,
+        "expected_by_chance": shared.expected,
+    }

@@ -51,14 +51,14 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 def read_sealed(path: Path, advice: str) -> dict[str, Any]:
     """What `write_sealed` wrote, without the seal; a UserError, ending with `advice`, when it is missing or damaged."""
     try:
-        found: Any = json.loads(path.read_bytes())
+        content: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; {advice}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); {advice}") from None
-    if not isinstance(found, dict) or found.pop(SEAL, None) != seal(found):
+    if not isinstance(content, dict) or content.pop(SEAL, None) != seal(content):
         raise UserError(f"{path} is damaged or was written by another version (its SHA-256 does not fit); {advice}")
-    return found
+    return content
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None) -> dict[str, Any]:

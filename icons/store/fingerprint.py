@@ -22,17 +22,17 @@ def digest(fingerprint: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def require_same(found: Mapping[str, object], expected: Mapping[str, object], what: str, advice: str) -> None:
+def require_same(actual: Mapping[str, object], expected: Mapping[str, object], what: str, advice: str) -> None:
     """Raises UserError naming the first field that differs, with both values, and what to do."""
-    for field in sorted(found.keys() | expected.keys()):
-        if found.get(field) != expected.get(field):
-            raise UserError(f"{what}: {field} is {found.get(field)!r}, expected {expected.get(field)!r}; {advice}")
+    for field in sorted(actual.keys() | expected.keys()):
+        if actual.get(field) != expected.get(field):
+            raise UserError(f"{what}: {field} is {actual.get(field)!r}, expected {expected.get(field)!r}; {advice}")
 
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex; of a data file with an offset index as that has it, without reading it."""
-    if known := known_sha256(path):
-        return known
+    if sha256 := known_sha256(path):
+        return sha256
     total = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -46,9 +46,9 @@ def as_written(marker: Path, fingerprint: str) -> dict[str, Any] | None:
     `files` in it has their SHA-256 by name. None when anything is missing, damaged or of another fingerprint.
     """
     try:
-        found = read_sealed(marker, "")
-        whole = all(file_digest(marker.parent / name) == sha256 for name, sha256 in found["files"].items())
-        return found if whole and found["fingerprint"] == fingerprint else None
+        content = read_sealed(marker, "")
+        whole = all(file_digest(marker.parent / name) == sha256 for name, sha256 in content["files"].items())
+        return content if whole and content["fingerprint"] == fingerprint else None
     except (UserError, OSError, AttributeError, KeyError):
         return None
 

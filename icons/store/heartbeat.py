@@ -81,8 +81,8 @@ class Heartbeat:
         now = time.monotonic()
         since, rows = self._first or (now, self._done)
         rate = (self._done - rows) / max(now - since, 1e-9)
-        own = {"rows": self._done, "total": self._total, "rate": round(rate, 3), "idle": round(now - self._last, 1)}
-        _write(self._folder, {"state": state, **own, "error": error})
+        beat = {"rows": self._done, "total": self._total, "rate": round(rate, 3), "idle": round(now - self._last, 1)}
+        _write(self._folder, {"state": state, **beat, "error": error})
 
     def __enter__(self) -> Heartbeat:
         self.write()

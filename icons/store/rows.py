@@ -132,19 +132,19 @@ class RowWriter:
 
     def __init__(self, folder: Path, start: int, stop: int, fingerprint: Fingerprint, *, restart: bool = False) -> None:
         self.folder = folder
-        found = read_manifest(folder)
+        stored = read_manifest(folder)
         self.manifest = Manifest(start, stop, fingerprint)
-        if found is None:
+        if stored is None:
             return
-        wanted = {**fingerprint, "rows": [start, stop]}
-        begun = {**found.fingerprint, "rows": [found.start, found.stop]}
-        if restart and begun != wanted:
+        expected = {**fingerprint, "rows": [start, stop]}
+        begun = {**stored.fingerprint, "rows": [stored.start, stored.stop]}
+        if restart and begun != expected:
             return
         advice = f"delete {folder} or use another output_dir"
-        require_same(begun, wanted, f"{folder} was begun with other inputs", advice)
-        kept = [shard for shard in found.shards if self._is_there(shard)]
-        bad = [bad for bad in found.bad_records if any(shard.start <= bad["row"] < shard.stop for shard in kept)]
-        self.manifest = Manifest(start, stop, fingerprint, kept, bad, found.seconds, found.machines)
+        require_same(begun, expected, f"{folder} was begun with other inputs", advice)
+        kept = [shard for shard in stored.shards if self._is_there(shard)]
+        bad = [bad for bad in stored.bad_records if any(shard.start <= bad["row"] < shard.stop for shard in kept)]
+        self.manifest = Manifest(start, stop, fingerprint, kept, bad, stored.seconds, stored.machines)
 
     def _is_there(self, shard: Shard) -> bool:
         path = self.folder / shard.file

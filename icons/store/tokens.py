@@ -21,8 +21,8 @@ def read_target_tokens(index: Index) -> npt.NDArray[np.int32] | None:
         path = index.path(shard)
         if not path.is_file():
             return None
-        found = read_tensors(path, ["target_tokens"])["target_tokens"]
-        if found.shape != (shard.stop - shard.start,):
+        tokens = read_tensors(path, ["target_tokens"])["target_tokens"]
+        if tokens.shape != (shard.stop - shard.start,):
             raise UserError(f"{path} is damaged (target_tokens has another number of rows); {recompute(shard)}")
-        tokens_N[shard.start : shard.stop] = found
+        tokens_N[shard.start : shard.stop] = tokens
     return tokens_N

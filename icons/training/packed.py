@@ -69,8 +69,8 @@ def pack_samples(
         with Progress(title, len(rows)) as progress:
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 part = rows[start : start + ROWS_AT_ONCE]
-                samples, found = source.samples([row for row in part if row not in left_out])
-                bad.extend(found)
+                samples, refused = source.samples([row for row in part if row not in left_out])
+                bad.extend(refused)
                 progress.advance(len(part))
                 yield samples
 

@@ -88,7 +88,7 @@ class Processes:
             result = work()
         except UserError as error:
             problem = str(error)
-        problems = [found for found in dict.fromkeys(self.gather(problem)) if found is not None]
+        problems = [message for message in dict.fromkeys(self.gather(problem)) if message is not None]
         if problems:
             self.part()
             if self.main:

@@ -177,8 +177,8 @@ class PrunedEpochs:
         positions = np.concatenate([np.zeros(0, np.int64), *(positions for positions, _ in self._seen)])
         losses = torch.cat([losses.float() for _, losses in self._seen]).cpu().numpy() if self._seen else np.zeros(0)
         self._seen = []
-        for found, values in self.processes.gather((positions, losses)):
-            self.scores[found] = values
+        for at, values in self.processes.gather((positions, losses)):
+            self.scores[at] = values
 
     def save(self, checkpoint: Path) -> None:
         """Call `collect_scores` before."""

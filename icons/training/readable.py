@@ -26,8 +26,8 @@ def unreadable(samples: Sequence[Sample], title: str, processes: int = 1) -> lis
     workers = min(8, cores) if cores > 1 and len(pieces) * SAMPLES_AT_ONCE > WORTH_A_PROCESS else 0
     bad: list[BadRecord] = []
     with Progress(title, len(pieces.samples), unit="images") as progress:
-        for size, found in DataLoader(pieces, batch_size=None, num_workers=workers):
-            bad += found
+        for size, refused in DataLoader(pieces, batch_size=None, num_workers=workers):
+            bad += refused
             progress.advance(size)
     return bad
 

@@ -70,8 +70,8 @@ def training_arguments(folder: Path, recipe: Recipe, processes: Processes) -> Tr
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW without decay. First group: the LoRA, in the order of the model's parameters; second: the projector."""
     beside = beside_the_lora(model)
-    own = {id(parameter) for parameter in beside}
-    first = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
+    ids = {id(parameter) for parameter in beside}
+    first = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in ids]
     groups: list[dict[str, Any]] = [{"params": first, "lr": recipe.learning_rate}]
     if beside:
         groups.append({"params": beside, "lr": recipe.projector_learning_rate or recipe.learning_rate})
@@ -86,6 +86,6 @@ def beside_the_lora(model: nn.Module) -> list[nn.Parameter]:
 
 def _checkpointing(on_cpu: bool) -> dict[str, Any]:
     """Activation checkpointing on a GPU; the argument's name changed within transformers 5."""
-    known = TrainingArguments.__dataclass_fields__
-    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    fields = TrainingArguments.__dataclass_fields__
+    name = "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
     return {} if on_cpu else {name: True, f"{name}_kwargs": {"use_reentrant": False}}

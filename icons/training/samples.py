@@ -44,8 +44,8 @@ class TrainingSamples(Dataset[Sample]):
         Decodes the images, in the process that the Trainer loads batches in. Raises BadRecordError for one that cannot
         be.
         """
-        made, bad = make_batch(samples, self.source.inputs)
-        if bad or made is None:
+        made_batch, bad = make_batch(samples, self.source.inputs)
+        if bad or made_batch is None:
             raise BadRecordError(bad[0].reason)
         shape = len(samples), max(len(sample.tokens.ids) for sample in samples)
         batch = {
@@ -62,4 +62,4 @@ class TrainingSamples(Dataset[Sample]):
             batch["attention_mask"][index, :length] = 1
         if image_token_id is not None:
             batch |= dict.fromkeys(self.token_types, torch.eq(batch["input_ids"], image_token_id).int())
-        return batch | stack_images(made.shown_images)
+        return batch | stack_images(made_batch.shown_images)

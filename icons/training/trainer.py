@@ -43,8 +43,8 @@ class Trained:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints in order of their step; those without their marker were cut off and do not count."""
-    found = [path for path in folder.glob("checkpoint-*") if is_marked(path)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    whole = [path for path in folder.glob("checkpoint-*") if is_marked(path)]
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def fine_tune(

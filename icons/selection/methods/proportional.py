@@ -14,8 +14,9 @@ from icons.selection.registry import CannotAnswerError, Evidence, Ranking, metho
 CHOICE = 2.0
 """Approved rows for each row of the budget, where `approve` is left to the data: enough to choose from, and no more, so
 that a voter's rows stay its nearest. Tuned on the study's first seed, where 1.75 to 5 differ by less than its noise."""
-MOST_ENTRIES = 40_000_000
-"""Approvals looked for at most where `approve` is left to the data: what fits in a gigabyte."""
+MOST_APPROVALS = 32
+"""Approvals for each row of the budget, at most, where `approve` is left to the data: rows further down a voter's list
+are hardly its own, and lists of this length fit in memory for any number of rows."""
 
 
 @method("proportional", keys=("proportional", "tie_break", "seed"))
@@ -27,7 +28,8 @@ def proportional(evidence: Evidence) -> Ranking:
     voters, valid = evidence.voters(), int(evidence.valid.sum())
     approve = evidence.options["proportional"]["approve"]
     if approve is None:
-        lists = _enough(top_lists(voters, max(1, min(valid, MOST_ENTRIES // len(voters), evidence.count))), evidence)
+        depth = min(valid, -(-MOST_APPROVALS * evidence.count // len(voters)))
+        lists = _enough(top_lists(voters, depth), evidence)
     else:
         lists = top_lists(voters, max(1, round(approve / 100 * valid)))
     approvals = by_row(lists, len(evidence.valid))

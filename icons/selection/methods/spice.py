@@ -51,10 +51,10 @@ def spice(evidence: Evidence) -> Ranking:
     """
     if evidence.gradients is None:
         raise CannotAnswerError("spice needs projected gradients, and gradients.projection: none stores scores alone")
-    given = evidence.options["spice"]
-    settings = Settings(given["alpha"], given["penalty"], given["stop"])
-    valid, pool = int(evidence.valid.sum()), given["pool"]
-    most = max(given["keep"], ceil(pool * evidence.count / max(1, valid)))
+    section = evidence.options["spice"]
+    settings = Settings(section["alpha"], section["penalty"], section["stop"])
+    valid, pool = int(evidence.valid.sum()), section["pool"]
+    most = max(section["keep"], ceil(pool * evidence.count / max(1, valid)))
     choice = _Choice(np.zeros(len(evidence.valid)))
     seen = 0
     with torch_on_one_thread():  # a pool is too small to share, and more threads may round sums otherwise
@@ -65,12 +65,12 @@ def spice(evidence: Evidence) -> Ranking:
                 allowed = min(most, round(evidence.count * seen / valid) - choice.own.rows)
                 _choose(choice, shard, positions, max(0, allowed), settings, lottery)
     notes = {"spice": choice.own.as_json(), "random": choice.random.as_json()}
-    own, other = notes["spice"], notes["random"]
+    measures, other = notes["spice"], notes["random"]
     return Ranking(
         choice.values,
         notes,
-        f"log-determinant {own['log_determinant']:.4g} (a random choice: {other['log_determinant']:.4g}), "
-        f"mean conflict {own['mean_conflict']:.2g} (random: {other['mean_conflict']:.2g})",
+        f"log-determinant {measures['log_determinant']:.4g} (a random choice: {other['log_determinant']:.4g}), "
+        f"mean conflict {measures['mean_conflict']:.2g} (random: {other['mean_conflict']:.2g})",
     )
 
 

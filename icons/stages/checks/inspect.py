@@ -17,22 +17,22 @@ from icons.progress import say
 
 def inspect_record(config: Config, row: int, task: str | None = None, as_json: bool = False) -> None:
     """Prints text, ids, labels and image size of one row; BadRecordError when a run could not use it."""
-    chosen = config.train if task is None else config.task(task)
-    records = open_records(chosen.data)
+    section = config.train if task is None else config.task(task)
+    records = open_records(section.data)
     if not 0 <= row < len(records):
         raise UserError(f"--row {row}: {records.path} has rows 0 to {len(records) - 1}")
     record, inputs = records[row], input_format(model_folder(config.model.base), config.model)
     try:
         conversation = parse_record(record)
         (tokens,) = inputs.tokenise([inputs.render(conversation)])
-        paths = [image_path(chosen.images, name) for name in conversation.images]
+        paths = [image_path(section.images, name) for name in conversation.images]
         ids = [inputs.image_ids(path) for path in paths]
         used, ends = expand_images(tokens, ids, inputs.max_length)
         images = [load_image(path) for path in paths]
     except BadRecordError as error:
         raise BadRecordError(f"{records.where(row, record)}: {error}") from None
-    cut = len(tokens.ids) + sum(len(own) - 1 for own in ids) - len(used.ids)
-    left = len(used.ids) - sum(len(own) - 1 for own in ids[: len(ends)])
+    cut = len(tokens.ids) + sum(len(image_ids) - 1 for image_ids in ids) - len(used.ids)
+    left = len(used.ids) - sum(len(image_ids) - 1 for image_ids in ids[: len(ends)])
     tokens = Tokens(tokens.ids[:left], tokens.labels[:left])
     sizes = [list(image.size) for image in images]
     if as_json:

@@ -65,14 +65,14 @@ def collect_status(config: Config) -> list[Piece]:
     now = file_system_now(folder.root)
     pieces = [_warmup(config, folder)]
     for checkpoint in config.gradients.checkpoints:
-        own = []
+        lines = []
         for number, task in enumerate(config.tasks):
-            own.append(_rows("val-grads", task.name, number, folder.task(checkpoint, task.name), now))
+            lines.append(_rows("val-grads", task.name, number, folder.task(checkpoint, task.name), now))
         for number in range(config.train.num_chunks):
             chunk = folder.chunk(checkpoint, number, config.train.num_chunks)
-            own.append(_rows("train-grads", chunk.name, number, chunk, now))
-        own.append(_merged(folder.index(checkpoint)))
-        pieces += [replace(piece, checkpoint=str(checkpoint)) for piece in own]
+            lines.append(_rows("train-grads", chunk.name, number, chunk, now))
+        lines.append(_merged(folder.index(checkpoint)))
+        pieces += [replace(piece, checkpoint=str(checkpoint)) for piece in lines]
     header = read_scores_header(folder.scores)
     columns = json.loads(header.get("columns", "[]"))
     state = "missing" if not header else "done" if columns == list(config.columns) else "partial"
@@ -89,11 +89,11 @@ def summarise(pieces: list[Piece]) -> list[Summary]:
             if piece.stage == stage:
                 groups.setdefault((stage, piece.checkpoint), []).append(piece)
     summaries = []
-    for (stage, checkpoint), own in groups.items():
-        states = [piece.state for piece in own]
-        rate = sum(piece.rate for piece in own if piece.state == "running")
-        left = _rows_left(own)
-        again = [p.number for p in own if p.number is not None and p.state not in ("done", "running")]
+    for (stage, checkpoint), members in groups.items():
+        states = [piece.state for piece in members]
+        rate = sum(piece.rate for piece in members if piece.state == "running")
+        left = _rows_left(members)
+        again = [p.number for p in members if p.number is not None and p.state not in ("done", "running")]
         counts = {state: states.count(state) for state in dict.fromkeys(states)}
         seconds = left / rate if rate > 0 and left is not None else None
         summaries.append(Summary(stage, checkpoint, counts, rate, seconds, as_ranges(again)))
@@ -102,11 +102,11 @@ def summarise(pieces: list[Piece]) -> list[Summary]:
 
 def _rows_left(pieces: list[Piece]) -> float | None:
     """A piece not begun is taken to hold as many rows as the others do on average."""
-    known = [piece for piece in pieces if piece.total > 0]
-    if not known:
+    sized = [piece for piece in pieces if piece.total > 0]
+    if not sized:
         return None
-    mean = sum(piece.total for piece in known) / len(known)
-    return sum(piece.total - piece.rows for piece in known) + mean * (len(pieces) - len(known))
+    mean = sum(piece.total for piece in sized) / len(sized)
+    return sum(piece.total - piece.rows for piece in sized) + mean * (len(pieces) - len(sized))
 
 
 def _warmup(config: Config, folder: RunFolder) -> Piece:
@@ -116,8 +116,8 @@ def _warmup(config: Config, folder: RunFolder) -> Piece:
     if not marker.is_file():
         return Piece("warmup", "", "missing")
     try:
-        found: Any = read_json(marker)
-        complete, steps = bool(found["complete"]), found["steps"]
+        manifest: Any = read_json(marker)
+        complete, steps = bool(manifest["complete"]), manifest["steps"]
     except (UserError, KeyError, TypeError) as error:
         return Piece("warmup", "", "damaged", f"{marker}: {error}")
     checkpoints = [path.parent.name for path in folder.warmup.glob("checkpoint-*/complete")]
@@ -184,7 +184,9 @@ def _selection(folder: Path, name: str) -> Piece:
     if not path.is_file():
         return Piece("generalist", name, "missing")
     try:
-        found: Any = read_json(path)
-        return Piece("generalist", name, "done", f"{name}: {len(found['indices'])} of {found['num_train']} selected")
+        selection: Any = read_json(path)
+        return Piece(
+            "generalist", name, "done", f"{name}: {len(selection['indices'])} of {selection['num_train']} selected"
+        )
     except (UserError, KeyError, TypeError) as error:
         return Piece("generalist", name, "damaged", f"{path}: {error}")

@@ -46,14 +46,14 @@ def table(pieces: list[Piece]) -> Iterator[str]:
     """A line a stage, and below it, for each checkpoint, one for every state and error that chunks or tasks are in."""
     summaries = summarise(pieces)
     for stage in dict.fromkeys(summary.stage for summary in summaries):
-        own = [piece for piece in pieces if piece.stage == stage]
+        of_stage = [piece for piece in pieces if piece.stage == stage]
         totals = [summary for summary in summaries if summary.stage == stage]
-        alone = len(own) == 1 and (own[0].number is None or own[0].state == "done")
-        yield f"{stage:<12} {_count(own):<10} {own[0].detail if alone else _speed(totals)}".rstrip()
+        alone = len(of_stage) == 1 and (of_stage[0].number is None or of_stage[0].state == "done")
+        yield f"{stage:<12} {_count(of_stage):<10} {of_stage[0].detail if alone else _speed(totals)}".rstrip()
         for summary in totals if not alone else ():
-            for state, which, detail in _open_pieces([p for p in own if p.checkpoint == summary.checkpoint]):
+            for state, which, detail in _open_pieces([p for p in of_stage if p.checkpoint == summary.checkpoint]):
                 yield f"  {summary.checkpoint:<6} {state:<8} {which:<20} {detail}".rstrip()
-            if summary.array and own[0].number is not None:
+            if summary.array and of_stage[0].number is not None:
                 yield f"  {summary.checkpoint:<6} {'again':<8} --array={summary.array}"
 
 
@@ -82,12 +82,12 @@ def _open_pieces(pieces: list[Piece]) -> Iterator[tuple[str, str, str]]:
         for piece in pieces:
             if piece.state == state:
                 reasons.setdefault(piece.detail if state in REASONED else "", []).append(piece)
-        for number, (reason, own) in enumerate(reasons.items()):
+        for number, (reason, members) in enumerate(reasons.items()):
             if number == MOST_LINES:
                 more = [piece for others in list(reasons.values())[number:] for piece in others]
                 yield state, _which(more), f"{len(reasons) - number} other reasons"
                 break
-            yield state, _which(own), ", ".join(part for part in (reason, _share(state, own)) if part)
+            yield state, _which(members), ", ".join(part for part in (reason, _share(state, members)) if part)
 
 
 def _which(pieces: list[Piece]) -> str:

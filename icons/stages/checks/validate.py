@@ -30,13 +30,13 @@ ROWS_AT_ONCE = 1024
 def validate(config: Config) -> None:
     """Prints a line per problem and raises UserError with their count; says so when there is none."""
     problems = missing_files(config) + _output_problems(config.output_dir)
-    inputs, found = _model_problems(config)
-    problems += found
+    inputs, more = _model_problems(config)
+    problems += more
     sizes: list[int] = []
     files: list[tuple[str, TrainConfig | TaskConfig]] = [("training data", config.train)]
     for name, data in files + [(task.name, task) for task in config.tasks]:
-        found, size = _data_problems(name, data, inputs)
-        problems += found
+        more, size = _data_problems(name, data, inputs)
+        problems += more
         sizes.append(size)
     if sizes[0] and config.train.num_chunks > sizes[0]:
         problems.append(
@@ -100,8 +100,8 @@ def _unreadable_weights(folder: Path) -> list[str]:
     problems = []
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted = sorted(set(read_json(index).get("weight_map", {}).values()))
-        problems = [f"model.base: {folder / name} is not there" for name in wanted if not (folder / name).is_file()]
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        problems = [f"model.base: {folder / name} is not there" for name in names if not (folder / name).is_file()]
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="np"):

@@ -57,8 +57,8 @@ def _compared(a: Selection, b: Selection, records: Records | None) -> dict[str, 
         assert sides is not None
         by_id = _telling_ids(sides, training)
         items_a, items_b = numbered(sides, by_id)
-        known = [found.id in by_id for side in (a, b) for found in side.members or []]
-        report["matched_by"] = "id" if all(known) else "id, else content" if any(known) else "content"
+        told_by_id = [member.id in by_id for side in (a, b) for member in side.members or []]
+        report["matched_by"] = "id" if all(told_by_id) else "id, else content" if any(told_by_id) else "content"
     in_both_a, in_both_b = shared(items_a, items_b)
     agreement = Agreement(len(a), len(b), int(in_both_a.sum()), num_train)
     report |= {
@@ -72,43 +72,43 @@ def _compared(a: Selection, b: Selection, records: Records | None) -> dict[str, 
         matched = (in_both_a, in_both_b)
         report |= _doubts(sides, (items_a, items_b), matched)
         if training is not None:
-            for name, chosen in (("a", a), ("b", b)):
-                lost = sum(not training.holds(found) for found in chosen.members or [])
+            for name, selection in (("a", a), ("b", b)):
+                lost = sum(not training.holds(member) for member in selection.members or [])
                 report[name]["not_in_training_data"] = lost
     if sides is not None:
-        groups_a, groups_b = ([found.source for found in side] for side in sides)
+        groups_a, groups_b = ([member.source for member in side] for side in sides)
         report["by_source"] = [vars(row) for row in by_group(groups_a, groups_b, in_both_a)]
-    for name, chosen, in_both in (("a", a, in_both_a), ("b", b, in_both_b)):
-        if chosen.votes is not None and chosen.rows is not None:
-            rows = by_votes(chosen.votes[chosen.rows], in_both)
-            report[name]["tasks"] = chosen.tasks
+    for name, selection, in_both in (("a", a, in_both_a), ("b", b, in_both_b)):
+        if selection.votes is not None and selection.rows is not None:
+            rows = by_votes(selection.votes[selection.rows], in_both)
+            report[name]["tasks"] = selection.tasks
             report[name]["by_votes"] = [{"votes": v, "selected": n, "both": both} for v, n, both in rows]
     return report
 
 
-def _named(chosen: Selection) -> dict[str, Any]:
-    return {"path": str(chosen.path), "size": len(chosen)}
+def _named(selection: Selection) -> dict[str, Any]:
+    return {"path": str(selection.path), "size": len(selection)}
 
 
-def _num_train(chosen: list[Selection], records: Records | None) -> int | None:
+def _num_train(selections: list[Selection], records: Records | None) -> int | None:
     """N; UserError when the files disagree about it."""
-    known = {str(side.path): side.num_train for side in chosen if side.num_train is not None}
+    counts = {str(side.path): side.num_train for side in selections if side.num_train is not None}
     if records is not None:
-        known[str(records.path)] = len(records)
-        for side in chosen:
+        counts[str(records.path)] = len(records)
+        for side in selections:
             if side.rows is not None and len(side.rows) and side.rows.max() >= len(records):
                 raise UserError(f"{side.path}: row {side.rows.max()} is not in {records.path} ({len(records)} records)")
-    if len(set(known.values())) > 1:
-        listed = ", ".join(f"{name} of {count}" for name, count in known.items())
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} of {count}" for name, count in counts.items())
         raise UserError(f"not selections of one training file: {listed} records")
-    return next(iter(known.values()), None)
+    return next(iter(counts.values()), None)
 
 
 def _training(a: Selection, b: Selection, records: Records | None) -> Training | None:
     if records is None:
         return None
     rows = {int(row) for side in (a, b) if side.rows is not None for row in side.rows}
-    return read_training(records, rows, [found for side in (a, b) for found in side.members or []])
+    return read_training(records, rows, [member for side in (a, b) for member in side.members or []])
 
 
 def _sides(a: Selection, b: Selection, training: Training | None) -> list[list[Member]] | None:
@@ -127,21 +127,23 @@ def _sides(a: Selection, b: Selection, training: Training | None) -> list[list[M
 def _telling_ids(sides: list[list[Member]], training: Training | None) -> set[str]:
     """The ids that stand for one record each."""
     if training is not None:
-        return {found.id for side in sides for found in side if found.id is not None and training.ids[found.id] == 1}
+        return {
+            member.id for side in sides for member in side if member.id is not None and training.ids[member.id] == 1
+        }
     for side in sides:
-        if len({found.id for found in side} - {None}) < len(side):
+        if len({member.id for member in side} - {None}) < len(side):
             return set()  # an id that is unique here may belong to several records of the training file
-    return {found.id for side in sides for found in side if found.id is not None}
+    return {member.id for side in sides for member in side if member.id is not None}
 
 
 def _doubts(sides: list[list[Member]], items: tuple[Any, Any], in_both: tuple[Bool, Bool]) -> dict[str, int]:
     """Records in both by their id with another content, and records of A outside B with an id that is in B."""
-    contents = {int(item): found.content for item, found in zip(items[1], sides[1], strict=True)}
+    contents = {int(item): member.content for item, member in zip(items[1], sides[1], strict=True)}
     differing = other = 0
-    outside = Counter(found.id for found, both in zip(sides[1], in_both[1], strict=True) if not both)
-    for item, found, both in zip(items[0], sides[0], in_both[0], strict=True):
-        differing += bool(both) and contents[int(item)] != found.content
-        other += not both and found.id is not None and found.id in outside
+    outside = Counter(member.id for member, both in zip(sides[1], in_both[1], strict=True) if not both)
+    for item, member, both in zip(items[0], sides[0], in_both[0], strict=True):
+        differing += bool(both) and contents[int(item)] != member.content
+        other += not both and member.id is not None and member.id in outside
     return {"both_with_other_content": differing, "same_id_not_matched": other}
 
 

@@ -52,8 +52,8 @@ def member(record: dict[str, Any]) -> Member:
     """The source is the record's `source`, else the first folder of its image path."""
     name, images = record.get("id"), record_images(record)
     text = json.dumps([name, images, record.get("conversations")], sort_keys=True)
-    known = None if name is None or name == "" else name if isinstance(name, str) else json.dumps(name)
-    return Member(known, hashlib.blake2b(text.encode(), digest_size=16).digest(), record_source(record))
+    key = None if name is None or name == "" else name if isinstance(name, str) else json.dumps(name)
+    return Member(key, hashlib.blake2b(text.encode(), digest_size=16).digest(), record_source(record))
 
 
 def read_selection(path: Path) -> Selection:
@@ -69,20 +69,20 @@ def read_selection(path: Path) -> Selection:
     if head.startswith(b"[") and (inside[:1].isdigit() or inside[:1] == b"-"):
         return _index_file(path, {"indices": _parsed(path)})
     if head.startswith(b"{") and not _is_record(first):
-        found = _parsed(path)
-        if "indices" not in found:
+        content = _parsed(path)
+        if "indices" not in content:
             raise UserError(f"{path}: one JSON object without 'indices'; expected an index file, or a list of records")
-        return _index_file(path, found)
+        return _index_file(path, content)
     records = open_records(path)
     return Selection(path, members=[member(records[row]) for row in range(len(records))])
 
 
 def _is_record(line: bytes) -> bool:
     try:
-        found = json.loads(line)
+        record = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and bool(found.keys() & {"id", "image", "conversations"})
+    return isinstance(record, dict) and bool(record.keys() & {"id", "image", "conversations"})
 
 
 def _parsed(path: Path) -> Any:
@@ -94,8 +94,8 @@ def _parsed(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
 
 
-def _index_file(path: Path, found: dict[str, Any]) -> Selection:
-    indices, num_train, tasks = found["indices"], found.get("num_train"), found.get("tasks")
+def _index_file(path: Path, content: dict[str, Any]) -> Selection:
+    indices, num_train, tasks = content["indices"], content.get("num_train"), content.get("tasks")
     if not isinstance(indices, list):
         raise UserError(f"{path}: 'indices' is no list of row numbers")
     for index in indices:
@@ -131,30 +131,30 @@ class Training:
     ids: Counter[str]
     contents: set[bytes]
 
-    def holds(self, found: Member) -> bool:
-        return (found.id is not None and self.ids[found.id] == 1) or found.content in self.contents
+    def holds(self, member: Member) -> bool:
+        return (member.id is not None and self.ids[member.id] == 1) or member.content in self.contents
 
 
-def read_training(records: Records, rows: Iterable[int], chosen: list[Member]) -> Training:
+def read_training(records: Records, rows: Iterable[int], members: list[Member]) -> Training:
     """One pass over the file; of index files alone (`chosen` empty) only their own rows are read."""
-    rows, ids = set(rows), {found.id for found in chosen}
+    rows, ids = set(rows), {one.id for one in members}
     training = Training({}, Counter(), set())
-    wanted = range(len(records)) if chosen else sorted(rows)
-    with Progress(f"reading {records.path.name}", len(wanted), unit="records") as progress:
-        for row in wanted:
+    asked = range(len(records)) if members else sorted(rows)
+    with Progress(f"reading {records.path.name}", len(asked), unit="records") as progress:
+        for row in asked:
             progress.advance(1)
             try:
-                found = member(records[row])
+                one = member(records[row])
             except BadRecordError:
                 if row in rows:
                     raise
                 continue  # a record that nobody could select
             if row in rows:
-                training.members[row] = found
-            if found.id in ids or found.id is None:
-                training.contents.add(found.content)
-            if found.id is not None and found.id in ids:
-                training.ids[found.id] += 1
+                training.members[row] = one
+            if one.id in ids or one.id is None:
+                training.contents.add(one.content)
+            if one.id is not None and one.id in ids:
+                training.ids[one.id] += 1
     return training
 
 
@@ -168,10 +168,10 @@ def numbered(sides: list[list[Member]], by_id: set[str]) -> list[Int64]:
     result = []
     for side in sides:
         seen: Counter[Hashable] = Counter()
-        own = []
-        for found in side:
-            key: Hashable = found.id if found.id in by_id else found.content
+        of_side = []
+        for member in side:
+            key: Hashable = member.id if member.id in by_id else member.content
             seen[key] += 1
-            own.append(numbers.setdefault((key, seen[key]), len(numbers)))
-        result.append(np.array(own, np.int64))
+            of_side.append(numbers.setdefault((key, seen[key]), len(numbers)))
+        result.append(np.array(of_side, np.int64))
     return result

@@ -50,9 +50,9 @@ def write_stability(config: Config, scores: Scores, selection: dict[str, Any]) -
         say(f"  stability {name}: not from halves of the validation rows: {report['why_not']}")
     if other is not None:
         their_config, theirs = other
-        chosen, _ = _selected(their_config, theirs)
-        own = np.array(selection["indices"], np.int64)
-        report["other_run"] = agreement(own, chosen, rows) | {"scores": theirs.fingerprint}
+        theirs_selected, _ = _selected(their_config, theirs)
+        indices = np.array(selection["indices"], np.int64)
+        report["other_run"] = agreement(indices, theirs_selected, rows) | {"scores": theirs.fingerprint}
         path = RunFolder(their_config.output_dir).scores
         say(f"  stability {name}: with the scores of {path}, {_in_words(report['other_run'])}")
     write_sealed(RunFolder(config.output_dir).selection(name) / STABILITY, report)
@@ -69,9 +69,9 @@ def _other_run(config: Config, scores: Scores) -> tuple[Config, Scores]:
     if other.columns != scores.columns:
         raise UserError(f"selection.stability_with: {path} is of other tasks: {', '.join(other.columns)}")
     for task in config.tasks:
-        own = complete_task(config, config.gradients.checkpoints[-1], task.name).fingerprint["data"]
-        found = [read_manifest(folder) for folder in sorted((root / "val_grads").glob(f"*/{task.name}"))]
-        if not any(manifest is not None and manifest.fingerprint["data"] == own for manifest in found):
+        data = complete_task(config, config.gradients.checkpoints[-1], task.name).fingerprint["data"]
+        manifests = [read_manifest(folder) for folder in sorted((root / "val_grads").glob(f"*/{task.name}"))]
+        if not any(manifest is not None and manifest.fingerprint["data"] == data for manifest in manifests):
             raise UserError(f"selection.stability_with: task {task.name} of {root} is not of the same validation file")
     return config.model_copy(update={"output_dir": root}), other
 
@@ -99,8 +99,8 @@ def _rows_covered(config: Config, scores: Scores, task: str, columns: int) -> in
                 shape = file.get_slice("influence").get_shape()
         except (OSError, SafetensorError):
             return -1
-        wanted = {"first_row": str(row), "rows": str(shape[0]), "fingerprint": scores.fingerprint}
-        if facts != wanted or shape[1] != columns:
+        expected = {"first_row": str(row), "rows": str(shape[0]), "fingerprint": scores.fingerprint}
+        if facts != expected or shape[1] != columns:
             return -1
         row += shape[0]
     return row
@@ -145,6 +145,6 @@ def _valid_rows(config: Config, task: str) -> Bool:
     return np.concatenate([shard.read(folder, again, ["valid"])["valid"] for shard in shards])
 
 
-def _in_words(found: dict[str, Any]) -> str:
-    chance = found["expected_by_chance"] / found["size_a"]
-    return f"{found['overlap']:.1%} is the same (by chance {chance:.1%})"
+def _in_words(shared: dict[str, Any]) -> str:
+    chance = shared["expected_by_chance"] / shared["size_a"]
+    return f"{shared['overlap']:.1%} is the same (by chance {chance:.1%})"

@@ -86,7 +86,7 @@ def trial(
     results = answer(config, candidates, tasks)
     measure = by or _telling(results, [arm.folder.name for arm in arms if arm.method == RANDOM])
     verdicts = _verdicts(arms, results, measure)
-    made = {
+    content = {
         "measure": measure,
         "percent": percent,
         "seeds": seeds,
@@ -95,11 +95,11 @@ def trial(
         "methods": [_as_json(verdict) for verdict in verdicts],
         "advice": advice(verdicts, measure),
     }
-    write_sealed(RunFolder(config.output_dir).trials / "result.json", made)
+    write_sealed(RunFolder(config.output_dir).trials / "result.json", content)
     if as_json:
-        say(json.dumps(made, indent=1))
+        say(json.dumps(content, indent=1))
     else:
-        _print(made, verdicts, config, len(scores.valid), count)
+        _print(content, verdicts, config, len(scores.valid), count)
 
 
 def _arm(config: Config, scores: Scores, method: str, percent: float, seed: int, steps: int) -> Arm:
@@ -113,8 +113,8 @@ def _arm(config: Config, scores: Scores, method: str, percent: float, seed: int,
 
 
 def _settings(config: Config, seed: int, steps: int) -> Any:
-    own = config.finetune.max_steps
-    return config.finetune.model_copy(update={"seed": seed, "max_steps": min(steps, own) if own else steps})
+    limit = config.finetune.max_steps
+    return config.finetune.model_copy(update={"seed": seed, "max_steps": min(steps, limit) if limit else steps})
 
 
 def _steps(config: Config, count: int, steps: int) -> int:
@@ -165,16 +165,16 @@ def _verdicts(arms: list[Arm], results: Results, measure: str) -> list[Verdict]:
     by_method: dict[str, list[Arm]] = {}
     for arm in arms:
         by_method.setdefault(arm.method, []).append(arm)
-    models = {method: [_answers(results, arm.folder.name) for arm in own] for method, own in by_method.items()}
+    models = {method: [_answers(results, arm.folder.name) for arm in group] for method, group in by_method.items()}
     verdicts = []
-    for method, own in by_method.items():
+    for method, group in by_method.items():
         means = [mean_over_tasks(model, measure) for model in models[method]]
         value = Interval(*(sum(getattr(m, part) for m in means) / len(means) for part in ("mean", "low", "high")))
         lead = None if method == RANDOM else difference(models[method], models[RANDOM], measure)
         if lead is not None and measure == "loss":
             lead = Interval(-lead.mean, -lead.high, -lead.low)
-        seconds = sum(float(read_json(arm.folder / "seconds.json")) for arm in own)
-        verdicts.append(Verdict(method, len(own[0].rows), value, lead, seconds))
+        seconds = sum(float(read_json(arm.folder / "seconds.json")) for arm in group)
+        verdicts.append(Verdict(method, len(group[0].rows), value, lead, seconds))
     return sorted(verdicts, key=lambda verdict: 0.0 if verdict.lead is None else -verdict.lead.mean)
 
 
@@ -208,8 +208,8 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
     return row | {"value": verdict.value.as_json(), "lead_over_random": lead}
 
 
-def _print(made: dict[str, Any], verdicts: list[Verdict], config: Config, num_rows: int, count: int) -> None:
-    measure, steps, seeds = made["measure"], made["steps"], made["seeds"]
+def _print(content: dict[str, Any], verdicts: list[Verdict], config: Config, num_rows: int, count: int) -> None:
+    measure, steps, seeds = content["measure"], content["steps"], content["seeds"]
     say(f"{count} of {num_rows} records each, {steps} steps, {seeds} seeds; {MEASURES[measure]}, mean over the tasks")
     say(f"{'method':<16}{'value':>8}  {'95% interval':<18}{'ahead of random by':<34}{'seconds':>8}")
     for verdict in verdicts:
@@ -218,7 +218,7 @@ def _print(made: dict[str, Any], verdicts: list[Verdict], config: Config, num_ro
         between = in_brackets(verdict.value, measure)
         say(f"{verdict.method:<16}{value:>8}  {between:<18}{lead:<34}{verdict.seconds:>8.0f}")
     say("")
-    for line in made["advice"]:
+    for line in content["advice"]:
         say(line)
     if steps < FEW_STEPS:
         say(f"  Only {steps} steps: too few to trust. Raise --percent, finetune.epochs or --steps.")

@@ -21,16 +21,20 @@ from icons.report.traits import plain, read_traits
 from icons.selection.consensus import percentile_ranks, thresholds
 from icons.stages.generalist.select import open_scores
 from icons.stages.report.provenance import read_provenance
-from icons.store.chosen import Chosen, read_chosen
+from icons.stages.report.trust import score_noise, stored_answers, valid_samples, warmup_steps
 from icons.store.index import read_index
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores
+from icons.store.selection import StoredSelection, read_selection
 from icons.store.tokens import read_target_tokens
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """`stale`: names of selections that were made of other scores than these, and are left out."""
+    """`stale`: names of selections that were made of other scores than these, and are left out.
+
+    `warmup_steps` is None where the adapter is another one.
+    """
 
     material: Material
     provenance: Provenance
@@ -38,6 +42,7 @@ class Inputs:
     samples: list[SampleView]
     scores_fingerprint: str
     stale: list[str]
+    warmup_steps: int | None
 
 
 def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
@@ -48,14 +53,14 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
     """
     folder = RunFolder(config.output_dir)
     scores = open_scores(config)
-    selections = [read_chosen(folder.selection(name)) for name in names]
-    stale = [chosen.name for chosen in selections if not _fits(chosen, scores)]
+    selections = [read_selection(folder.selection(name)) for name in names]
+    stale = [selection.name for selection in selections if not _fits(selection, scores)]
     if stale and (asked or stale[0] == names[0]):
         raise UserError(
             f"selection {stale[0]} was not made of the scores in {folder.scores}; run `icons generalist` with "
             f"selection.name {stale[0]} again"
         )
-    focus, *others = (chosen for chosen in selections if chosen.name not in stale)
+    focus, *others = (selection for selection in selections if selection.name not in stale)
     records = open_records(config.train.data)
     checkpoint = config.gradients.checkpoints[-1]
     index = read_index(folder.index(checkpoint)) if folder.index(checkpoint).is_file() else None
@@ -68,6 +73,9 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
         traits=read_traits(_each(records), len(records)),
         tokens_N=None if index is None else read_target_tokens(index),
         checkpoint=f"step {checkpoint} of the warm-up" if checkpoint != "final" else "the final adapter",
+        noise=score_noise(config),
+        samples=valid_samples(config),
+        results=stored_answers(config),
     )
 
     def record(row: int) -> dict[str, Any] | str:
@@ -81,15 +89,15 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
 
     kinds, samples = sample_views(material, percentile_ranks(scores.scores, scores.valid), record, picture)
     provenance = read_provenance(config)
-    return Inputs(material, provenance, kinds, samples, scores.fingerprint, stale)
+    return Inputs(material, provenance, kinds, samples, scores.fingerprint, stale, warmup_steps(config))
 
 
-def _fits(chosen: Chosen, scores: Scores) -> bool:
+def _fits(selection: StoredSelection, scores: Scores) -> bool:
     """Whether a selection was made of these scores, as far as its file tells: rows, data, tasks and thresholds."""
-    head = chosen.head
-    if len(chosen.chosen) != len(scores.valid) or head.get("data") != scores.data:
+    head = selection.head
+    if len(selection.selected) != len(scores.valid) or head.get("data") != scores.data:
         return False
-    if bool((chosen.chosen & ~scores.valid).any()):
+    if bool((selection.selected & ~scores.valid).any()):
         return False
     tau, percent = head["thresholds"], float(head["percent"])
     if list(tau) != scores.columns:

@@ -33,13 +33,13 @@ def read_provenance(config: Config) -> Provenance:
         at = f" at {checkpoint}" if len(config.gradients.checkpoints) > 1 else ""
         tasks = {task.name: read_manifest(folder.task(checkpoint, task.name)) for task in config.tasks}
         chunks = _chunks(folder, checkpoint, config.train.num_chunks)
-        found = [manifest for manifest in tasks.values() if manifest]
-        times.append(_rows(f"val-grads{at}", found, f"{len(found)} task{'s' if len(found) != 1 else ''}"))
+        manifests = [manifest for manifest in tasks.values() if manifest]
+        times.append(_rows(f"val-grads{at}", manifests, f"{len(manifests)} task{'s' if len(manifests) != 1 else ''}"))
         times.append(_rows(f"train-grads{at}", chunks, f"{len(chunks)} chunk{'s' if len(chunks) != 1 else ''}"))
         if "training data" not in skipped:  # the same records at every checkpoint
             skipped["training data"] = _reasons(chunks)
             skipped |= {f"task {name}": _reasons([manifest]) for name, manifest in tasks.items() if manifest}
-        for manifest in found:
+        for manifest in manifests:
             used.note_all(manifest.machines, "val-grads")
         for manifest in chunks:
             used.note_all(manifest.machines, "train-grads")
@@ -62,8 +62,8 @@ class _Used:
     def note(self, machine: object, what: str) -> None:
         if not isinstance(machine, dict):
             return
-        for known, stages in self.found:
-            if known == machine:
+        for machine_noted, stages in self.found:
+            if machine_noted == machine:
                 if what not in stages:
                     stages.append(what)
                 return
@@ -77,8 +77,8 @@ class _Used:
 def _training_manifest(folder: Path) -> dict[str, Any] | None:
     if not (folder / "manifest.json").is_file():
         return None
-    found = read_sealed(folder / "manifest.json", f"delete {folder} and run `icons warmup` again")
-    return found if {"steps", "records", "bad_records", "processes"} <= found.keys() else None
+    manifest = read_sealed(folder / "manifest.json", f"delete {folder} and run `icons warmup` again")
+    return manifest if {"steps", "records", "bad_records", "processes"} <= manifest.keys() else None
 
 
 def _warmup(config: Config, manifest: dict[str, Any], log: list[dict[str, Any]]) -> StageTime:
@@ -89,8 +89,8 @@ def _warmup(config: Config, manifest: dict[str, Any], log: list[dict[str, Any]])
     for entry in log:
         rate = entry.get("samples_per_second")
         if isinstance(rate, int | float) and rate > 0:
-            own = (entry["step"] - before) * step_size
-            samples, seconds = samples + own, seconds + own / rate
+            records = (entry["step"] - before) * step_size
+            samples, seconds = samples + records, seconds + records / rate
         before = entry["step"]
     work = f"{manifest['steps']:,} steps on {manifest['records']:,} records"
     passes = manifest.get("sample_passes")
@@ -102,8 +102,8 @@ def _warmup(config: Config, manifest: dict[str, Any], log: list[dict[str, Any]])
 
 
 def _chunks(folder: RunFolder, checkpoint: int | str, num_chunks: int) -> list[Manifest]:
-    found = (read_manifest(folder.chunk(checkpoint, chunk, num_chunks)) for chunk in range(num_chunks))
-    return [manifest for manifest in found if manifest is not None]
+    manifests = (read_manifest(folder.chunk(checkpoint, chunk, num_chunks)) for chunk in range(num_chunks))
+    return [manifest for manifest in manifests if manifest is not None]
 
 
 def _rows(stage: str, manifests: list[Manifest], what: str) -> StageTime:

@@ -15,13 +15,13 @@ from icons.config_file import dump_config
 from icons.errors import UserError
 from icons.progress import say
 from icons.stages.report.inputs import Inputs, read_inputs
-from icons.store.chosen import selection_names
 from icons.store.files import write_bytes, write_sealed
 from icons.store.fingerprint import as_written, digest, file_digest
 from icons.store.layout import INDICES, STABILITY, RunFolder
 from icons.store.scores import read_scores_header
+from icons.store.selection import selection_names
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when the page of the same inputs changes."""
 
 
@@ -34,16 +34,16 @@ def report(config: Config, names: list[str] | None = None) -> None:
     """
     begin = time.monotonic()
     folder = RunFolder(config.output_dir)
-    chosen = _names(config, folder, names or [])
-    if not names and chosen[0] != config.selection.name:
-        say(f"report: no selection {config.selection.name} yet, so the page is about {chosen[0]}")
+    selected = _names(config, folder, names or [])
+    if not names and selected[0] != config.selection.name:
+        say(f"report: no selection {config.selection.name} yet, so the page is about {selected[0]}")
     page = folder.report / "index.html"
-    fingerprint = _fingerprint(config, folder, chosen)
+    fingerprint = _fingerprint(config, folder, selected)
     done = as_written(folder.report / "manifest.json", fingerprint)
     if done and not (names and done.get("stale")):  # one that was left out, and is now asked for by name
         say(f"report: {page}, already done")
         return
-    inputs = read_inputs(config, chosen, asked=bool(names))
+    inputs = read_inputs(config, selected, asked=bool(names))
     files = _made(config, inputs)
     _remove_old(folder.report, files)
     for name, content in files.items():
@@ -65,8 +65,8 @@ def _names(config: Config, folder: RunFolder, asked: list[str]) -> list[str]:
             raise UserError(f"no selection {name!r} in {folder.selections}; there are {', '.join(there)}")
     if asked:
         return list(dict.fromkeys(asked))
-    own = config.selection.name
-    return sorted(there, key=lambda name: (name != own, name))
+    default = config.selection.name
+    return sorted(there, key=lambda name: (name != default, name))
 
 
 def _fingerprint(config: Config, folder: RunFolder, names: list[str]) -> str:
@@ -91,6 +91,7 @@ def _small_files(config: Config, folder: RunFolder, names: list[str]) -> Iterabl
         folder.warmup / "log.jsonl",
         folder.influence / "parts" / "manifest.json",
     )
+    yield from sorted(folder.evaluations.glob("*/*.json"))
     for checkpoint in config.gradients.checkpoints:
         yield folder.index(checkpoint)
         for task in config.tasks:
@@ -111,12 +112,15 @@ def _made(config: Config, inputs: Inputs) -> dict[str, bytes]:
     """Every file's content by its name under report/, the page last."""
     from icons.report.contents import trust_figures, what_figures, why_figures
     from icons.report.drawing import render
+    from icons.report.helped import helped_figure
     from icons.report.page import write_page
     from icons.report.warmup import warmup_figure
 
     material = inputs.material
     warmup = warmup_figure(inputs.provenance.log)
+    helped = helped_figure(material.results)
     sections = {
+        "helped": [helped] if helped else [],
         "what": what_figures(material),
         "why": why_figures(material),
         "trust": trust_figures(material),
@@ -131,6 +135,7 @@ def _made(config: Config, inputs: Inputs) -> dict[str, bytes]:
 def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
     """What the template needs beside the figures."""
     from icons.machine import this_machine
+    from icons.report.answers import answers_finding, count_answers
     from icons.report.contents import (
         facts,
         findings,
@@ -140,11 +145,13 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
         sources_of_all,
         stability_findings,
     )
+    from icons.report.doubts import doubts
+    from icons.report.helped import helped_findings
     from icons.report.making import fingerprint_table, machines_table, times_note, times_table
     from icons.report.problems import by_kind
 
     m, provenance = inputs.material, inputs.provenance
-    made = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return {
         "focus": m.focus,
         "tasks": m.tasks,
@@ -153,7 +160,13 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
         "kinds": inputs.kinds,
         "samples": inputs.samples,
         "sample_sources": sorted({view.source for view in inputs.samples}),
-        "findings": [*findings(m, inputs.stale), *stability_findings(m.focus.stability)],
+        "findings": [
+            *findings(m, inputs.stale),
+            *doubts(m, provenance.log, inputs.warmup_steps),
+            answers_finding(count_answers(m.traits, m.focus.selected)),
+            *stability_findings(m.focus.stability),
+        ],
+        "help": helped_findings(m.results, m.focus.name),
         "skipped": [(where, by_kind(reasons)) for where, reasons in provenance.skipped.items() if reasons],
         "notes": notes_table(m),
         "others": m.others,
@@ -166,5 +179,5 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
             provenance.made_of, inputs.scores_fingerprint, str(m.focus.head.get("fingerprint", "–"))
         ),
         "config": dump_config(config),
-        "signed": f"Made by icons {__version__}, {made}. The figures lie beside this page in figures/, as PNG and SVG.",
+        "signed": f"Made by icons {__version__}, {now}. The figures lie beside this page in figures/, as PNG and SVG.",
     }

@@ -152,9 +152,9 @@ def _refuse(extractor: Extractor, bad: list[BadRecord]) -> None:
 
 
 def _num_workers(extractor: Extractor) -> int:
-    chosen = extractor.config.gradients.num_workers
-    if chosen is not None:
-        return chosen
+    asked = extractor.config.gradients.num_workers
+    if asked is not None:
+        return asked
     if extractor.model.device.type == "cpu":
         return 0
     return min(8, max(1, cores() // torch.cuda.device_count() - 1))

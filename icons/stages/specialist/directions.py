@@ -36,8 +36,8 @@ def task_digest(manifest: Manifest) -> str:
 
 def tasks_digest(config: Config, checkpoint: int | str) -> str:
     """The tasks that exact scores are made against, by name and content; part of the training rows' fingerprint."""
-    own = {task.name: task_digest(complete_task(config, checkpoint, task.name)) for task in config.tasks}
-    return f"{','.join(own)} {digest(own)}"
+    digests = {task.name: task_digest(complete_task(config, checkpoint, task.name)) for task in config.tasks}
+    return f"{','.join(digests)} {digest(digests)}"
 
 
 def load_directions(

@@ -38,12 +38,12 @@ def merge(config: Config) -> None:
                 f"{len(missing)} of {config.train.num_chunks} chunks are not complete: {as_ranges(missing)}; "
                 "run `icons train-grads` again (with --chunk for one of them)"
             )
-        found = _found(path)
-        index = _checked(Index(len(records), fingerprint, shards, path.parent), found.checked if found else {})
-        if index != found:
+        before = _found(path)
+        index = _checked(Index(len(records), fingerprint, shards, path.parent), before.checked if before else {})
+        if index != before:
             write_index(path, replace(index, seconds=round(time.monotonic() - begin, 3)))
         invalid = sum(shard.invalid for shard in shards)
-        done = "already done" if index == found else f"written to {path}"
+        done = "already done" if index == before else f"written to {path}"
         say(f"merge {checkpoint}: {len(records)} rows in {len(shards)} shards, {invalid} invalid, {done}")
 
 

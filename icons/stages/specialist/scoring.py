@@ -93,9 +93,9 @@ def score_shard(sources: list[Source], number: int, tasks: int, *, matrices: boo
     if not np.isfinite(scores).all():
         path = sources[0].index.path(sources[0].index.shards[number])
         raise UserError(f"{path} or its like holds numbers that are not finite; delete its chunk and compute it again")
-    found = {name: _matrix(sources, read, name) for name in sources[0].tasks} if matrices else {}
+    by_task = {name: _matrix(sources, read, name) for name in sources[0].tasks} if matrices else {}
     losses, norms = (np.where(valid, read[-1][name], np.float32(0)) for name in ("losses", "norms"))
-    return ShardScores(read[0]["rows"].copy(), scores, valid, losses, norms, found)
+    return ShardScores(read[0]["rows"].copy(), scores, valid, losses, norms, by_task)
 
 
 def in_order(work: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:

@@ -73,8 +73,8 @@ def _score(config: Config, indices: list[Index], writer: RowWriter) -> None:
             return score_shard(sources, number, len(config.tasks), matrices=matrices)
 
         begin = time.monotonic()
-        for number, made in zip(missing, in_order(work, missing, threads), strict=True):
-            _write_shard(config, made, number, shards[number], writer, begin)
+        for number, scored in zip(missing, in_order(work, missing, threads), strict=True):
+            _write_shard(config, scored, number, shards[number], writer, begin)
             begin = time.monotonic()
             bar.advance(shards[number].stop - shards[number].start)
 
@@ -127,9 +127,9 @@ def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
             manifest = complete_task(config, checkpoint, task.name)
             folder = RunFolder(config.output_dir).task(checkpoint, task.name)
             expected = {key: value for key, value in index.fingerprint.items() if key not in OWN_FIELDS}
-            found = {key: value for key, value in manifest.fingerprint.items() if key not in OWN_FIELDS}
+            task_fields = {key: value for key, value in manifest.fingerprint.items() if key not in OWN_FIELDS}
             require_same(
-                found | {"gradient_type": manifest.fingerprint.get("gradient_type")},
+                task_fields | {"gradient_type": manifest.fingerprint.get("gradient_type")},
                 expected | {"gradient_type": val_type(str(index.fingerprint["gradient_type"]))},
                 f"task {task.name} was made otherwise than the training rows",
                 f"delete {folder} and run `icons val-grads --task {task.name}`",
@@ -138,13 +138,15 @@ def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
     return made_of
 
 
-def _write_shard(config: Config, made: ShardScores, number: int, shard: Shard, writer: RowWriter, begin: float) -> None:
-    for name, matrix in made.matrices.items():
+def _write_shard(
+    config: Config, scored: ShardScores, number: int, shard: Shard, writer: RowWriter, begin: float
+) -> None:
+    for name, matrix in scored.matrices.items():
         path = RunFolder(config.output_dir).matrix(name) / matrix_file(number)
         rows = {"first_row": str(shard.start), "rows": str(shard.stop - shard.start)}
         write_tensors(path, {"influence": matrix}, {**rows, "fingerprint": digest(writer.manifest.fingerprint)})
-    part = {name: getattr(made, name) for name in ["rows", *OF_A_ROW]}
-    writer.append(part, shard.start, shard.stop, int((~made.valid).sum()), [], time.monotonic() - begin)
+    part = {name: getattr(scored, name) for name in ["rows", *OF_A_ROW]}
+    writer.append(part, shard.start, shard.stop, int((~scored.valid).sum()), [], time.monotonic() - begin)
 
 
 OF_A_ROW = ["scores", "valid", "losses", "norms"]

@@ -19,18 +19,18 @@ def val_grads(config: Config, task: str | None = None) -> None:
     from icons.stages.specialist.extractor import Extractor
 
     tasks = config.tasks if task is None else [config.task(task)]
-    opened = {chosen.name: open_records(chosen.data) for chosen in tasks}
+    opened = {section.name: open_records(section.data) for section in tasks}
     for checkpoint in config.gradients.checkpoints:
         features = feature_fingerprint(config, checkpoint)
         extractor = Extractor(config, checkpoint, "val")
-        for chosen in tasks:
-            records = opened[chosen.name]
-            folder = RunFolder(config.output_dir).task(checkpoint, chosen.name)
-            writer = RowWriter(folder, 0, len(records), val_fingerprint(config, features, chosen.data, len(records)))
+        for section in tasks:
+            records = opened[section.name]
+            folder = RunFolder(config.output_dir).task(checkpoint, section.name)
+            writer = RowWriter(folder, 0, len(records), val_fingerprint(config, features, section.data, len(records)))
             refuse_skipped(config, [writer])
             computed = not writer.manifest.complete
             if computed:
-                data = DataRange(records, chosen.images, 0, len(records), f"val-grads {chosen.name}")
+                data = DataRange(records, section.images, 0, len(records), f"val-grads {section.name}")
                 with only_one_process(folder):
                     writer = RowWriter(folder, 0, len(records), writer.manifest.fingerprint)
                     collect(extractor, data, writer)
@@ -38,7 +38,7 @@ def val_grads(config: Config, task: str | None = None) -> None:
             invalid = sum(shard.invalid for shard in manifest.shards)
             if invalid == len(records):
                 reason = manifest.bad_records[0]["reason"]
-                raise UserError(f"task {chosen.name} has no valid validation row; the first: {reason}")
+                raise UserError(f"task {section.name} has no valid validation row; the first: {reason}")
             rate = f"computed, {len(records) / max(manifest.seconds, 1e-9):.1f} samples/s"
             done = rate if computed else "already done"
-            say(f"val-grads {chosen.name} {checkpoint}: {len(records)} rows, {invalid} invalid, {done}")
+            say(f"val-grads {section.name} {checkpoint}: {len(records)} rows, {invalid} invalid, {done}")

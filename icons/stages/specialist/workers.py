@@ -58,11 +58,11 @@ def devices(config: Config) -> list[str]:
     """
     import torch
 
-    wanted, asked = config.model.device, config.gradients.workers
-    gpus = torch.cuda.device_count() if wanted == "auto" else 0
+    device, asked = config.model.device, config.gradients.workers
+    gpus = torch.cuda.device_count() if device == "auto" else 0
     if gpus:
         return [f"cuda:{index}" for index in range(gpus)][: asked or gpus]
-    return [wanted] * (asked or 1)
+    return [device] * (asked or 1)
 
 
 def in_workers(config: Config, checkpoint: int | str, chunks: list[int], places: list[str]) -> None:

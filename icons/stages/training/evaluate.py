@@ -72,11 +72,11 @@ def answer(config: Config, candidates: list[Candidate], tasks: list[TaskConfig],
     results: Results = {candidate.name: {} for candidate in candidates}
     missing: list[tuple[Candidate, list[TaskConfig]]] = []
     for candidate in candidates:
-        found = {task.name: read_answers(candidate.folder, task.name) for task in tasks}
+        stored = {task.name: read_answers(candidate.folder, task.name) for task in tasks}
         made_of = {task.name: digest(_fingerprint(config, candidate, task)) for task in tasks}
         open_tasks = []
         for task in tasks:
-            done = found[task.name]
+            done = stored[task.name]
             whole = done is not None and digest(done.fingerprint) == made_of[task.name]
             if done is None or not whole or (generate and done.answers.generated is None):
                 open_tasks.append(task)
@@ -163,16 +163,16 @@ def _candidates(config: Config, names: list[str]) -> list[Candidate]:
     folder = RunFolder(config.output_dir)
     trained = trained_names(config)
     warmup = folder.adapter("final", config.model.adapter)
-    known = [*([WARMUP] if (warmup / ADAPTER).is_file() else []), *trained]
+    there = [*([WARMUP] if (warmup / ADAPTER).is_file() else []), *trained]
     for name in names:
-        if name not in [*known, BASE]:
+        if name not in [*there, BASE]:
             raise UserError(
-                f"--of {name}: there is no finished finetune of that name; there are {', '.join([BASE, *known])}"
+                f"--of {name}: there is no finished finetune of that name; there are {', '.join([BASE, *there])}"
             )
-    if not names and not known:
+    if not names and not there:
         raise UserError(f"nothing to evaluate in {folder.root} yet; run `icons warmup` or `icons finetune` first")
     adapters = {BASE: None, WARMUP: warmup} | {name: folder.finetune(name) / "final" for name in trained}
-    return [Candidate(name, adapters[name], folder.evaluation(name)) for name in dict.fromkeys(names or known)]
+    return [Candidate(name, adapters[name], folder.evaluation(name)) for name in dict.fromkeys(names or there)]
 
 
 def trained_names(config: Config) -> list[str]:

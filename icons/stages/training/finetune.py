@@ -53,7 +53,7 @@ def finetune(config: Config, part: Part, name: str | None = None, *, merged: boo
 def choose(config: Config, indices: Path | None, everything: bool, random_seed: int | None) -> Part:
     """The selection, unless one of the options asks for something else; a UserError when two do."""
     asked = {"--indices": indices is not None, "--everything": everything, "--random": random_seed is not None}
-    options = [option for option, given in asked.items() if given]
+    options = [option for option, used in asked.items() if used]
     if len(options) > 1:
         raise UserError(f"{' and '.join(options)} exclude each other; give one, or none for the selection")
     if everything:
@@ -63,24 +63,24 @@ def choose(config: Config, indices: Path | None, everything: bool, random_seed: 
         raise UserError(
             f"{path} does not exist; run `icons generalist` first, or choose with --indices FILE or --everything"
         )
-    chosen, num_train, data = read_indices(path)
+    listed, num_train, data = read_indices(path)
     if random_seed is not None:
-        return _random(len(chosen), random_seed)
+        return _random(len(listed), random_seed)
 
     def rows(num_rows: int) -> list[int]:
         if num_train is not None and num_train != num_rows:
             raise UserError(f"{path} was made of {num_train} records, {config.train.data} has {num_rows}")
         if data is not None and data != file_digest(config.train.data)[:16]:
             raise UserError(f"{path} was made of another file than {config.train.data}, which may have changed since")
-        if chosen[-1] >= num_rows:
-            raise UserError(f"{path}: index {chosen[-1]} is not in {config.train.data}, which has {num_rows} records")
-        return chosen
+        if listed[-1] >= num_rows:
+            raise UserError(f"{path}: index {listed[-1]} is not in {config.train.data}, which has {num_rows} records")
+        return listed
 
     default = config.selection.name
     if indices is not None:
         named = indices.absolute().parent.name if indices.name == INDICES else indices.stem
         default = re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-.") or "indices"
-    return Part(default, {"rows": digest({"indices": chosen})}, rows)
+    return Part(default, {"rows": digest({"indices": listed})}, rows)
 
 
 def _random(count: int, seed: int) -> Part:
@@ -100,11 +100,11 @@ def read_indices(path: Path) -> tuple[list[int], int | None, str | None]:
     Raises UserError when they are not distinct non-negative whole numbers.
     """
     try:
-        found: Any = json.loads(path.read_bytes())
+        content: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read as a JSON file of row numbers ({reason})") from None
-    whole: dict[str, Any] = found if isinstance(found, dict) else {"indices": found}
+    whole: dict[str, Any] = content if isinstance(content, dict) else {"indices": content}
     indices, num_train, data = whole.get("indices"), whole.get("num_train"), whole.get("data")
     if not isinstance(indices, list) or not indices:
         raise UserError(f'{path}: expected a list of row numbers, or an object with one under "indices"')
@@ -115,8 +115,8 @@ def read_indices(path: Path) -> tuple[list[int], int | None, str | None]:
     for first, second in pairwise(ordered):
         if first == second:
             raise UserError(f"{path}: index {first} stands twice; each record is trained on once an epoch")
-    known = num_train if type(num_train) is int else None
-    return ordered, known, data if isinstance(data, str) else None
+    count = num_train if type(num_train) is int else None
+    return ordered, count, data if isinstance(data, str) else None
 
 
 MERGED_OF = "merged_of.json"

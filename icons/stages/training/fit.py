@@ -95,11 +95,13 @@ def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
                 f"{job.folder} has checkpoints and no manifest.json, so what they are of is unknown; {advice}"
             )
         return None
-    found = read_sealed(marker, advice)
-    if not {"complete", "steps", "processes", "bad_records", "fingerprint"} <= found.keys():
+    manifest = read_sealed(marker, advice)
+    if not {"complete", "steps", "processes", "bad_records", "fingerprint"} <= manifest.keys():
         raise UserError(f"{marker} is damaged (it lacks what a training's manifest holds); {advice}")
-    require_same(found["fingerprint"], _fingerprint(config, job), f"{job.folder} was begun with other inputs", advice)
-    return found
+    require_same(
+        manifest["fingerprint"], _fingerprint(config, job), f"{job.folder} was begun with other inputs", advice
+    )
+    return manifest
 
 
 def _fingerprint(config: Config, job: Job) -> Fingerprint:
@@ -131,22 +133,22 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
 
     def read() -> tuple[DataSource, PackedSamples, list[BadRecord]]:
         if begun is not None:
-            found, count = {"processes": begun["processes"]}, {"processes": processes.count}
+            before, count = {"processes": begun["processes"]}, {"processes": processes.count}
             advice = "go on with as many, or delete the folder"
-            require_same(found, count, f"{job.folder} was begun with other inputs", advice)
+            require_same(before, count, f"{job.folder} was begun with other inputs", advice)
         pick_device(config.model.device)
         records = open_records(config.train.data)
         rows = job.rows(len(records))
         source = DataSource(records, config.train.images, input_format(model_folder(config.model.base), config.model))
-        known = [BadRecord(**record) for record in begun["bad_records"]] if begun else []
-        samples, bad = pack_samples(source, rows, {record.row for record in known}, title("records"))
-        return source, samples, [*known, *bad]
+        left_out = [BadRecord(**record) for record in begun["bad_records"]] if begun else []
+        samples, bad = pack_samples(source, rows, {record.row for record in left_out}, title("records"))
+        return source, samples, [*left_out, *bad]
 
     source, samples, bad = processes.together(read)
     if begun is None:
-        own = samples.heads[processes.rank :: processes.count]
-        found = processes.gather(unreadable(own, title("images"), processes.count))
-        no_image = {record.row: record for part in found for record in part}
+        share = samples.heads[processes.rank :: processes.count]
+        gathered = processes.gather(unreadable(share, title("images"), processes.count))
+        no_image = {record.row: record for part in gathered for record in part}
         samples = PackedSamples(iter([[sample for sample in samples if sample.row not in no_image]]))
         bad = sorted([*bad, *no_image.values()], key=lambda record: record.row)
 
@@ -227,13 +229,13 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     newest = checkpoints(job.folder)[-1]
     names = None if job.optimizer_in_final else ("adapter_config.json", "adapter_model.safetensors", "README.md")
     replace_folder(job.folder / "final", lambda target: _copy(newest, target, names))
-    found: dict[str, Any] = {"complete": True, "steps": trained.steps, "machine": this_machine(model.device)}
+    facts: dict[str, Any] = {"complete": True, "steps": trained.steps, "machine": this_machine(model.device)}
     saved = ""
     if config.training.pruning:
         passes = trained.passes or SamplePasses(ready.full_passes, ready.full_passes)
-        found["sample_passes"] = passes.as_json()
+        facts["sample_passes"] = passes.as_json()
         saved = f", {passes.saved} of {passes.full} sample-passes saved ({100 * passes.saved / passes.full:.1f}%)"
-    write_sealed(job.folder / "manifest.json", ready.manifest | found)
+    write_sealed(job.folder / "manifest.json", ready.manifest | facts)
     bad = len(ready.manifest["bad_records"])
     skipped = f", {bad} bad records left out" if bad else ""
     say(

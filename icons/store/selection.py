@@ -18,15 +18,15 @@ from icons.store.layout import INDICES, STABILITY, VOTES
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """`chosen` [N] bool, `votes` [N] int16, `values` [N] float64 what the method ranked by.
+class StoredSelection:
+    """`selected` [N] bool, `votes` [N] int16, `values` [N] float64 what the method ranked by.
 
     `head` is everything in selected_indices.json but the rows; `stability` what stability.json holds, None without one
     that belongs to this selection.
     """
 
     name: str
-    chosen: npt.NDArray[np.bool_]
+    selected: npt.NDArray[np.bool_]
     votes: npt.NDArray[np.int16]
     values: npt.NDArray[np.float64]
     cut: Cut
@@ -39,7 +39,7 @@ class Chosen:
 
     @property
     def size(self) -> int:
-        return int(np.count_nonzero(self.chosen))
+        return int(np.count_nonzero(self.selected))
 
     @property
     def by_votes(self) -> bool:
@@ -51,7 +51,7 @@ def selection_names(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob(f"*/{INDICES}"))
 
 
-def read_chosen(folder: Path) -> Chosen:
+def read_selection(folder: Path) -> StoredSelection:
     """Raises UserError when a file is missing or not as it was written."""
     again = f"run `icons generalist` with selection.name {folder.name} again"
     head = read_sealed(folder / INDICES, again)
@@ -60,8 +60,8 @@ def read_chosen(folder: Path) -> Chosen:
         if file_digest(folder / VOTES) != head["files"][VOTES]:
             raise UserError(f"{folder / VOTES} is not as it was written; {again}")
         tensors = read_tensors(folder / VOTES)
-        chosen = np.zeros(count, np.bool_)
-        chosen[rows] = True
+        selected = np.zeros(count, np.bool_)
+        selected[rows] = True
         votes, values = tensors["votes"], tensors["values"]
         if not votes.shape == values.shape == (count,):
             raise ValueError(f"votes of another number of rows than {count}")
@@ -73,6 +73,6 @@ def read_chosen(folder: Path) -> Chosen:
         raise UserError(f"{folder} is damaged or was written by another version ({error}); {again}") from None
     stability = None
     if (folder / STABILITY).is_file():
-        found = read_sealed(folder / STABILITY, again)
-        stability = found if found.get("selection") == head["fingerprint"] else None
-    return Chosen(folder.name, chosen, votes, values, cut, head, stability)
+        sealed = read_sealed(folder / STABILITY, again)
+        stability = sealed if sealed.get("selection") == head["fingerprint"] else None
+    return StoredSelection(folder.name, selected, votes, values, cut, head, stability)
