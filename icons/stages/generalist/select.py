@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from icons.config import Config
+from pydantic import ValidationError
+
+from icons.config import Config, SelectionConfig
 from icons.errors import UserError
 from icons.selection.consensus import Int64, highest, percentile_ranks
 from icons.selection.cut import Cut, cut_of
@@ -36,6 +40,16 @@ def open_scores(config: Config) -> Scores:
     if file_digest(config.train.data)[:16] != scores.data:
         raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
     return scores
+
+
+def with_selection(config: Config, keys: Mapping[str, Any]) -> Config:
+    """The config with other keys of its `selection` section; a UserError when they are no selection."""
+    try:
+        selection = SelectionConfig.model_validate({**config.selection.model_dump(), **keys})
+        return Config.model_validate({**config.model_dump(), "selection": selection.model_dump()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"selection: {str(first['msg']).removeprefix('Value error, ')}") from None
 
 
 def selection_fingerprint(config: Config, method: Method, scores: Scores) -> str:

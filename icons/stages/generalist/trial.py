@@ -17,7 +17,7 @@ from icons.errors import UserError
 from icons.evaluation.measures import MEASURES, Answers, Interval, difference, mean_over_tasks
 from icons.progress import say
 from icons.selection.consensus import budget
-from icons.stages.generalist.select import open_scores, select
+from icons.stages.generalist.select import open_scores, select, with_selection
 from icons.stages.training.evaluate import ADAPTER, Candidate, Results, answer, evaluation_tasks, in_brackets
 from icons.stages.training.fit import Job, train
 from icons.store.files import read_json, write_json, write_sealed
@@ -103,9 +103,8 @@ def trial(
 
 
 def _arm(config: Config, scores: Scores, method: str, percent: float, seed: int, steps: int) -> Arm:
-    raw = config.selection.model_dump() | {"method": method, "percent": percent, "seed": seed, "name": None}
-    selection = type(config.selection).model_validate(raw)
-    rows = select(config.model_copy(update={"selection": selection}), scores).rows.tolist()
+    keys = {"method": method, "percent": percent, "seed": seed, "name": None}
+    rows = select(with_selection(config, keys), scores).rows.tolist()
     settings = _settings(config, seed, steps)
     model = config.model.model_dump(mode="json", include={"base", "dtype", "template", "max_length", "lora"})
     what = digest({"rows": rows, "data": scores.data, "settings": settings.model_dump(), **model})

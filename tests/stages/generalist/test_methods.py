@@ -113,15 +113,19 @@ def test_invalid_rows_are_never_selected(copy_of_finished: Project) -> None:
         assert not {*found["indices"]} & {*broken}
 
 
-def test_exact_influence_has_every_method_but_spice(copy_of_finished: Project) -> None:
+NEED_GRADIENTS = {"spice", "proportional", "coverage"}
+
+
+def test_exact_influence_has_every_method_that_needs_no_gradients(copy_of_finished: Project) -> None:
     sets = ["--set", "gradients.projection=none", "--set", "output_dir=exact"]
     sets += ["--set", "model.adapter=run/warmup/final"]
-    outcome = copy_of_finished.icons("run", *sets, "--set", "selection.method=spice")
-    assert outcome.code == 2
-    assert "selection.method spice needs projected gradients" in outcome.err
-    assert not (copy_of_finished.root / "exact").exists()
+    for name in NEED_GRADIENTS:
+        outcome = copy_of_finished.icons("run", *sets, "--set", f"selection.method={name}")
+        assert outcome.code == 2
+        assert f"selection.method {name} needs projected gradients" in outcome.err
+        assert not (copy_of_finished.root / "exact").exists()
     assert copy_of_finished.icons("run", *sets).code == 0
-    for name in set(built_in()) - {"spice"}:
+    for name in set(built_in()) - NEED_GRADIENTS:
         chosen = ["--set", f"selection.method={name}", "--set", "selection.task=text"]
         assert copy_of_finished.icons("generalist", *sets, *chosen).code == 0, name
 
@@ -152,7 +156,10 @@ def test_a_clean_cut_leaves_nothing_to_the_tie_break() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["method=vot"], "'vot' is none of direct-merge, grad-norm, less, loss, max, mean, norm, random, rank, spice"),
+        (
+            ["method=vot"],
+            "'vot' is none of coverage, direct-merge, grad-norm, less, loss, max, mean, norm, pro",
+        ),
         (["name=run", "method=less"], "name it in selection.task: "),
         (["method=less", "task=nowhere"], "'nowhere' is not scored"),
         (["plugin=nowhere.py", "method=mine"], "nowhere.py is not a file"),

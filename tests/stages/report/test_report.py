@@ -18,7 +18,7 @@ from tests.conftest import Project
 from tests.page import Element, caption, findings, numbers, read_page, rows
 from tests.reference.selection import read_rows, read_selection
 
-FIGURES = {"sources", "lengths", "scores", "votes", "overlap", "carried", "gradients", "warmup"}
+FIGURES = {"sources", "answers", "lengths", "scores", "votes", "overlap", "carried", "gradients", "warmup"}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,16 @@ def test_scores_and_thresholds(finished: Project, page: Element) -> None:
         [task, *(f"{value:.4f}" for value in (s.min(), np.median(s), s.max(), np.percentile(s, 80))), "20"]
         for task, s in zip(tasks, scores.T, strict=True)
     ]
-    assert numbers(page, "scores") == expected
+    assert [row[:-1] for row in numbers(page, "scores")] == expected
+    assert [row[-1] for row in numbers(page, "scores")] == [f"± {size:.4f}" for size in noise_by_hand(finished, tasks)]
+
+
+def noise_by_hand(finished: Project, tasks: list[str]) -> list[float]:
+    """|mean of a task's unit rows| / sqrt(d), the largest of a group."""
+    members = {task: [task] for task in tasks} | {"position": ["left_right", "above_below"]}
+    rows = {path.name: read_rows(path)["grads"] for path in (finished.run / "val_grads" / "final").iterdir()}
+    lengths = {name: np.linalg.norm(grads.astype(np.float64).mean(axis=0)) for name, grads in rows.items()}
+    return [max(lengths[name] for name in members[task]) / 512**0.5 for task in tasks]
 
 
 def test_norms_and_losses_by_answer_length(finished: Project, page: Element, chosen: np.ndarray) -> None:
