@@ -20,7 +20,7 @@ FLOORS = (
     ("config", "store"),
     ("data", "selection", "evaluation"),
     ("gradients",),
-    ("atomic", "cores", "errors", "exits", "machine", "progress", "ranges", "stop"),
+    ("atomic", "cores", "errors", "exits", "machine", "parent", "progress", "ranges", "stop"),
 )
 """From the top: a room imports from its own floor or from one below; `stages` has floors of its own."""
 

@@ -25,6 +25,7 @@ import torch
 import typer
 from setting import circumstances, describe
 
+from icons.parent import end_with_the_parent
 from study.jobs import GROUPS, Study, at_start, prepare, start, train
 from study.settings import SETTINGS
 from study.table import plot, summary, table
@@ -56,7 +57,7 @@ def main(
     typer.echo(describe(facts))
     clock = folder / "seconds.txt"  # of all runs that ended a piece here
     begin = time.monotonic() - (float(clock.read_text()) if clock.is_file() else 0)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_the_parent) as pool:
         pool.submit(start, study).result()
         waiting: dict[Future[None], str] = {}
 
@@ -75,7 +76,7 @@ def main(
                 if title.startswith("prepared"):
                     seed = int(title.rpartition(" ")[2])
                     submit(f"seed {seed}: at the start", at_start, seed)
-                    for arm in study.arms:
+                    for arm in sorted(study.arms, key=lambda arm: arm.method is None):  # the dearest last
                         submit(f"seed {seed}: {arm.name}", train, seed, arm)
     numbers = summary(study)
     typer.echo(table(numbers))

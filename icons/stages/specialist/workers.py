@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
 import sys
-import threading
 import traceback
 from collections import deque
 from contextlib import suppress
@@ -21,6 +19,7 @@ from typing import cast
 from icons.config import Config
 from icons.data.records import open_records
 from icons.errors import UserError
+from icons.parent import end_with_the_parent
 from icons.progress import Progress, say
 
 ATTEMPTS = 3  # how often a chunk may be begun, and workers die in a row, before the run gives up
@@ -155,7 +154,7 @@ def _work(config: Config, checkpoint: int | str, place: str, pipe: Connection) -
     from icons.stages.specialist.extractor import Extractor
     from icons.stages.specialist.fingerprints import train_fingerprint
 
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    end_with_the_parent()
     extractor = None
     while True:
         try:
@@ -177,11 +176,3 @@ def _work(config: Config, checkpoint: int | str, place: str, pipe: Connection) -
         except Exception:
             traceback.print_exc(file=sys.stderr)
             sys.exit(1)
-
-
-def _end_with_the_parent() -> None:
-    """A parent that was killed cannot say so; going on would put two writers on a chunk when it is started again."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

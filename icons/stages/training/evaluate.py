@@ -15,6 +15,7 @@ from icons.config import Config, TaskConfig
 from icons.data.records import open_records
 from icons.errors import UserError
 from icons.evaluation.measures import MEASURES, Answers, Interval, mean_over_tasks, measured
+from icons.parent import end_with_the_parent
 from icons.progress import say
 from icons.stages.specialist.workers import devices
 from icons.store.evaluations import TaskAnswers, read_answers, write_answers
@@ -112,6 +113,7 @@ _place = ""
 
 def _bind(free: Any) -> None:
     global _place
+    end_with_the_parent()
     _place = free.get()
 
 

@@ -73,9 +73,18 @@ def test_the_numbers_are_those_of_the_plain_model(trained: Project) -> None:
         shown = trained.icons("inspect", "--row", row, "--task", "colour", "--json")
         seen = json.loads(shown.out)
         image = Image.open(trained.root / "data" / "images" / record["image"]).convert("RGB")
-        ids, labels = torch.tensor([seen["ids"]]), torch.tensor(seen["labels"])
+        vision = model.config.vision_config
+        tokens = (vision.image_size // vision.patch_size) ** 2
+        pairs = [
+            pair
+            for token, label in zip(seen["input_ids"], seen["labels"], strict=True)
+            for pair in ([(model.config.image_token_id, -100)] * tokens if token == -200 else [(token, label)])
+        ]
+        ids, labels = (torch.tensor(part) for part in zip(*pairs, strict=True))
         with torch.no_grad():
-            logits = model(input_ids=ids, pixel_values=pixels(image, return_tensors="pt")["pixel_values"]).logits[0]
+            logits = model(input_ids=ids[None], pixel_values=pixels(image, return_tensors="pt")["pixel_values"]).logits[
+                0
+            ]
         at = (labels[1:] != -100).nonzero().flatten()
         loss = torch.nn.functional.cross_entropy(logits[at], labels[1:][at])
         assert stored["losses"][row] == pytest.approx(float(loss), abs=2e-5)
