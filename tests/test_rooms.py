@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections import defaultdict
 from pathlib import Path
 
 import icons
+from tests.conftest import ROOT
 
 HOUSE = Path(icons.__file__).parent
 
@@ -78,6 +80,19 @@ def test_every_room_has_a_floor() -> None:
     assert rooms - {"__init__"} == {room for floor in FLOORS for room in floor}
     stages = {path.name for path in (HOUSE / "stages").iterdir() if (path / "__init__.py").is_file()}
     assert stages == {room for floor in STAGES for room in floor}
+
+
+def room(module: str) -> str:
+    """The room a module lies in: stages/specialist, data, config ..."""
+    parts = module.split(".")
+    return f"stages/{parts[2]}" if parts[1] == "stages" and len(parts) > 2 else parts[1]
+
+
+def test_the_picture_shows_the_imports_as_they_are() -> None:
+    from docs.rooms import arrows
+
+    drawn = json.loads((ROOT / "docs" / "pictures" / "rooms.json").read_text())
+    assert drawn == arrows(), "run: python -m docs.rooms"
 
 
 def _floor(floors: tuple[tuple[str, ...], ...], module: str, part: int) -> int | None:
