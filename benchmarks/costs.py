@@ -140,8 +140,8 @@ def times(own: Counts, rows: int, options: argparse.Namespace) -> list[tuple[str
     return [(name, f"{count:,} x {each * 1000:.1f} ms", count * each / 3600) for name, count, each in seconds]
 
 
-def specialist_seconds(val_rows: int) -> tuple[float, float]:
-    """Seconds for one shard of SHARD_ROWS rows: scores alone, and with the matrix of `val_rows` columns."""
+def specialist_seconds(rows: int, val_rows: int) -> tuple[float, float]:
+    """Seconds for one shard of `rows` rows: scores alone, and with the matrix of `val_rows` columns."""
     rng = np.random.default_rng(0)
 
     def unit(rows: int) -> np.ndarray:
@@ -152,8 +152,8 @@ def specialist_seconds(val_rows: int) -> tuple[float, float]:
     validation = unit(val_rows)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        written = write_tensors(folder / "shard", {"grads": unit(SHARD_ROWS)})
-        shard = Shard("shard", 0, SHARD_ROWS, written["bytes"], written["sha256"])
+        written = write_tensors(folder / "shard", {"grads": unit(rows)})
+        shard = Shard("shard", 0, rows, written["bytes"], written["sha256"])
         begin = time.perf_counter()
         grads = shard.read(folder, "run it again")["grads"]
         influence_scores(grads, directions)
@@ -185,6 +185,8 @@ def main() -> None:
     parser.add_argument("--tflops", type=float, default=790, help="10^12 operations a second of one GPU")
     parser.add_argument("--ms", type=float, help="measured milliseconds of one sample's gradient, instead of the floor")
     parser.add_argument("--specialist", action="store_true", help="measure stage 1 on this machine")
+    parser.add_argument("--shard-rows", type=int, default=SHARD_ROWS, help="training rows that it is measured with")
+    parser.add_argument("--val-rows", type=int, default=1000, help="validation rows that it is measured with")
     options = parser.parse_args()
     own = counts()
     gradient, step = gradient_flop(own, options.tokens, options.answer)
@@ -196,11 +198,11 @@ def main() -> None:
     stages = times(own, options.rows, options)
     print("\n" + table(head, [(name, how, hours(number)) for name, how, number in stages]))
     if options.specialist:
-        alone, with_matrix = specialist_seconds(1000)
-        shards = options.rows / SHARD_ROWS
+        alone, with_matrix = specialist_seconds(options.shard_rows, options.val_rows)
+        shards = options.rows / options.shard_rows
         print("\n" + describe(circumstances(torch.device("cpu"))))
         print(
-            f"`specialist`: scores {alone * shards:.0f} s; with matrices of 1,000 validation samples "
+            f"`specialist`: scores {alone * shards:.0f} s; with matrices of {options.val_rows:,} validation samples "
             f"{with_matrix * shards:.0f} s"
         )
 

@@ -47,6 +47,7 @@ TEXT = "the a person holding small dog near table two cups of coffee and bright 
 def main(
     rows: Annotated[int, typer.Option(help="training rows")] = 665_298,
     folder: Annotated[Path | None, typer.Option(help="where the run is made, and left; default: temporary")] = None,
+    warm: Annotated[bool, typer.Option("--warm", help="leave the page cache alone")] = False,
     results: Annotated[Path | None, typer.Option("--json", help="write the numbers there too")] = None,
 ) -> None:
     """Measure the report at full size."""
@@ -58,10 +59,10 @@ def main(
         size = (root / "train.json").stat().st_size
         typer.echo(f"\n{rows:,} rows, {TASKS} tasks, data file {size / 1e9:.2f} GB\n")
         for method in ("vote", "mean", "random"):
-            icons("generalist", path, "--set", f"selection.method={method}")
+            icons("generalist", path, "--set", f"selection.method={method}", cold=not warm)
         found: dict[str, Any] = {"rows": rows, "data_bytes": size}
-        found["report"] = shown("report", icons("report", path))
-        found["again"] = shown("report, nothing changed", icons("report", path))
+        found["report"] = shown("report", icons("report", path, cold=not warm))
+        found["again"] = shown("report, nothing changed", icons("report", path, cold=not warm))
         page = RunFolder(load_config(path).output_dir).report / "index.html"
         found["page_bytes"] = page.stat().st_size
         found["figures_bytes"] = sum(file.stat().st_size for file in (page.parent / "figures").iterdir())

@@ -62,6 +62,7 @@ def main(
     generalist_rows: Annotated[int, typer.Option(help="rows of the second table of scores; 0: none")] = 7_000_000,
     val_rows: Annotated[int, typer.Option(help="rows of each of the 22 validation sets")] = 256,
     folder: Annotated[Path | None, typer.Option(help="where the store is made, and left; default: temporary")] = None,
+    warm: Annotated[bool, typer.Option("--warm", help="leave the page cache alone")] = False,
     results: Annotated[Path | None, typer.Option("--json", help="write the numbers there too")] = None,
 ) -> None:
     """Measure merge, specialist and generalist at full size."""
@@ -73,7 +74,7 @@ def main(
         if rows:
             path = project(root / "store", rows, val_rows)
             make_store(load_config(path))
-            found["store"] = measure_store(path, rows)
+            found["store"] = measure_store(path, rows, cold=not warm)
         if generalist_rows:
             path = project(root / "scores", generalist_rows, val_rows)
             config = load_config(path)
@@ -164,18 +165,19 @@ def make_scores(config: Config, rows: int) -> None:
     write_scores(RunFolder(config.output_dir).scores, table)
 
 
-def measure_store(path: Path, rows: int) -> dict[str, Any]:
+def measure_store(path: Path, rows: int, *, cold: bool) -> dict[str, Any]:
     run = load_config(path).output_dir
     files = sorted((run / "train_grads").rglob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
-    typer.echo(f"\nstore: {rows:,} rows x 5120, {len(files)} shards, {size / 1e9:.2f} GB, page cache {drop_cache()}\n")
-    plain = read_plainly(files)
+    cache = drop_cache() if cold else "left alone"
+    typer.echo(f"\nstore: {rows:,} rows x 5120, {len(files)} shards, {size / 1e9:.2f} GB, page cache {cache}\n")
+    plain = read_plainly(files, cold=cold)
     typer.echo(f"{'plain reading':<44} {plain:8.1f} s  {size / plain / 1e9:5.2f} GB/s")
     found: dict[str, Any] = {"rows": rows, "bytes": size, "plain_reading_s": plain}
     for stage in ("merge", "merge again", "specialist", "generalist"):
-        taken = icons(stage.split()[0], path)
+        taken = icons(stage.split()[0], path, cold=cold)
         found[stage] = shown(stage, taken, size, plain)
-    again = read_plainly(files)
+    again = read_plainly(files, cold=cold)
     typer.echo(f"{'plain reading, once more':<44} {again:8.1f} s  {size / again / 1e9:5.2f} GB/s")
     return found | {"plain_reading_again_s": again, "specialist_share": plain / found["specialist"]["seconds"]}
 
@@ -190,9 +192,10 @@ def drop_cache() -> str:
     return "dropped before each"
 
 
-def read_plainly(files: list[Path]) -> float:
+def read_plainly(files: list[Path], *, cold: bool) -> float:
     """Seconds to read the files one after the other, nothing done with the bytes."""
-    drop_cache()
+    if cold:
+        drop_cache()
     buffer = bytearray(1 << 23)
     begin = time.perf_counter()
     for file in files:

@@ -1,9 +1,8 @@
-"""`icons demo`: a small multi-task VQA set, a tiny LLaVA that has seen a little, the whole pipeline, a table."""
+"""`icons demo`: a small multi-task VQA set, a tiny LLaVA that has seen a little, the whole pipeline, two selections."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,16 +12,18 @@ import yaml
 
 from icons.config_file import load_config
 from icons.demo.drawing import WRONG, VqaSet, draw_vqa_set
+from icons.demo.start import STEPS, train_start
 from icons.errors import UserError
-from icons.models.tiny import build_tiny_llava
 from icons.pipeline import run
 from icons.progress import say
+from icons.stages.generalist.generalist import generalist
+from icons.stages.report.report import report
 from icons.store.files import read_tensors
 from icons.store.layout import INDICES, VOTES, RunFolder
 from icons.store.scores import read_scores
 
-TRAIN_RECORDS, VAL_RECORDS = 1200, 24
-PRETRAIN_RECORDS, PRETRAIN_STEPS = 1200, 450
+TRAIN_RECORDS, VAL_RECORDS, TEST_RECORDS = 1200, 24, 60
+OTHER = "proportional"  # the selection that is made beside the vote's
 MARKER = ".icons-demo"  # a folder without it is somebody else's
 
 
@@ -37,18 +38,25 @@ def demo(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
     say(f"Drawing {TRAIN_RECORDS} training records and {VAL_RECORDS} of each target task ...")
-    drawn = draw_vqa_set(folder / "data", train_records=TRAIN_RECORDS, val_records=VAL_RECORDS)
+    drawn = draw_vqa_set(
+        folder / "data", train_records=TRAIN_RECORDS, val_records=VAL_RECORDS, test_records=TEST_RECORDS
+    )
     if not (folder / "model" / "config.json").is_file():
-        say(f"Training a tiny LLaVA for {PRETRAIN_STEPS} steps, so that its gradients mean something ...")
-        _pretrain(folder)
+        say(f"Training a tiny LLaVA for {STEPS} steps, so that its gradients mean something ...")
+        train_start(folder)
     config_path = folder / "config.yaml"
     config_path.write_text(yaml.safe_dump(_config(drawn, folder), sort_keys=False), encoding="utf-8")
     config = load_config(config_path)
+    other = load_config(config_path, [f"selection.method={OTHER}"])
     run(config)
+    generalist(other)
+    report(config)
     say("")
-    _print_table(RunFolder(config.output_dir), config.selection.name, drawn)
+    for each in (config, other):
+        _print_table(RunFolder(each.output_dir), each.selection.name, drawn)
     say(f"\nDone in {time.monotonic() - begin:.0f} s. The config is {config_path}, everything else lies beside it.")
     say(f"To look at: {RunFolder(config.output_dir).report / 'index.html'}")
+    say(f"Which of them to trust, by short trainings (a minute): icons trial {config_path} --percent 20")
 
 
 def _config(drawn: VqaSet, folder: Path) -> dict[str, object]:
@@ -67,43 +75,12 @@ def _config(drawn: VqaSet, folder: Path) -> dict[str, object]:
         "warmup": {"fraction": 0.2, "epochs": 2, "max_steps": 30, "batch_size": 16, "learning_rate": 1.0e-3},
         "tasks": tasks,
         "gradients": {"dim": 5120, "shard_rows": 128},
-        "selection": {"percent": 20},
+        "selection": {"percent": 20, "stability": True},
+        "finetune": {"epochs": 3, "learning_rate": 1.0e-3, "projector_learning_rate": 1.0e-3},
+        "evaluation": {
+            "tasks": [{"name": name, "data": relative(path), "images": images} for name, path in drawn.tests.items()]
+        },
     }
-
-
-def _pretrain(folder: Path) -> None:
-    """Every parameter of a fresh tiny LLaVA, on clean records of another seed; the model folder comes last."""
-    from icons.config import ModelConfig
-    from icons.data.records import open_records
-    from icons.data.samples import DataSource
-    from icons.models.loading import load_base
-    from icons.training.recipe import Recipe
-    from icons.training.samples import TrainingSamples
-    from icons.training.trainer import fine_tune
-
-    fresh, scratch, target = folder / "model.fresh", folder / "model.training", folder / "model"
-    other = draw_vqa_set(folder / "pretraining", train_records=PRETRAIN_RECORDS, val_records=1, wrong_share=0, seed=1)
-    build_tiny_llava(fresh)
-    model = load_base(ModelConfig(base=str(fresh.absolute()), dtype="float32", device="cpu"))
-    source = DataSource(open_records(other.train), other.images, model.inputs)
-    samples, _ = source.samples(range(PRETRAIN_RECORDS))
-    recipe = Recipe(
-        steps=PRETRAIN_STEPS,
-        learning_rate=1e-3,
-        warmup_ratio=0.03,
-        batch_size=16,
-        save_steps=PRETRAIN_STEPS,
-        seed=0,
-        bf16=False,
-        on_cpu=True,
-    )
-    model.base.requires_grad_(True).train()
-    trained = fine_tune(model.base, TrainingSamples(source, samples), scratch, recipe, "training")
-    say(f"  loss {trained.loss:.2f} at the end")
-    model.base.save_pretrained(fresh)
-    shutil.rmtree(scratch)
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
 
 
 def _print_table(folder: RunFolder, name: str, drawn: VqaSet) -> None:
@@ -111,6 +88,7 @@ def _print_table(folder: RunFolder, name: str, drawn: VqaSet) -> None:
     selection = json.loads((folder.selection(name) / INDICES).read_text(encoding="utf-8"))
     indices = np.array(selection["indices"])
     votes = read_tensors(folder.selection(name) / VOTES)["votes"]
+    say(f"\n{name}, by {selection['method']}")
     say(f"{'task':<12} {'lowest':>8} {'highest':>8} {'threshold':>10}   voted for")
     for column, task in enumerate(scores.columns):
         column_N, tau = scores.scores[:, column], selection["thresholds"][task]
@@ -120,7 +98,7 @@ def _print_table(folder: RunFolder, name: str, drawn: VqaSet) -> None:
     records = json.loads(drawn.train.read_text(encoding="utf-8"))
     sources = [drawn.sources[record["id"]] for record in records]
     total, picked = Counter(sources), Counter(sources[index] for index in indices)
-    say(f"\nvotes of the selected: {int(votes[indices].min())} to {int(votes[indices].max())} of {len(scores.columns)}")
+    say(f"votes of the selected: {int(votes[indices].min())} to {int(votes[indices].max())} of {len(scores.columns)}")
     say("selected by source: " + ", ".join(f"{source} {picked[source]}/{total[source]}" for source in sorted(total)))
     share = total[WRONG] / len(records) * len(indices)
     say(f"wrong answers: {picked[WRONG]} of the {len(indices)} selected; their share would be {share:.0f}")

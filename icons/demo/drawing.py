@@ -20,8 +20,9 @@ class VqaSet:
     """Where a drawn set lies and what is known about it.
 
     `images` is the folder that the records' `image` paths are relative to. `tasks` maps a task to its file,
-    `groups` a task to the group it belongs to (tasks without a group are absent). `sources` and `truths` cover
-    the training records, by id: the skill ("wrong" and "text" included), and the true answer of every turn.
+    `groups` a task to the group it belongs to (tasks without a group are absent), `tests` a task to held-out records
+    like its own (empty where none were asked for). `sources` and `truths` cover the training records, by id: the skill
+    ("wrong" and "text" included), and the true answer of every turn.
     """
 
     folder: Path
@@ -31,6 +32,7 @@ class VqaSet:
     groups: dict[str, str]
     sources: dict[str, str]
     truths: dict[str, tuple[str, ...]]
+    tests: dict[str, Path]
 
 
 def draw_vqa_set(
@@ -38,23 +40,23 @@ def draw_vqa_set(
     *,
     train_records: int = 1200,
     val_records: int = 24,
+    test_records: int = 0,
     wrong_share: float = 0.12,
     text_share: float = 0.1,
     seed: int = 0,
 ) -> VqaSet:
     """Write train.json, tasks/<name>.json, images/train/*.png and images/tasks/*.png under `folder`.
 
-    `val_records` is the number of records of each target task. The shares are parts of the training set, rounded
-    to whole records; the rest goes to the picture skills in equal parts. A record depends on its seed, place and
-    skill alone, and the same arguments give the same bytes. Raises ValueError for counts below one or shares
-    that are negative or together above one.
+    `val_records` is the number of records of each target task; with `test_records` there is a folder tests/ like
+    tasks/. The shares are parts of the training set, rounded to whole records; the rest goes to the picture skills in
+    equal parts. A record depends on its seed, place and skill alone, and the same arguments give the same bytes. Raises
+    ValueError for counts below one or shares that are negative or together above one.
     """
     if train_records < 1 or val_records < 1:
         raise ValueError(f"train_records {train_records} and val_records {val_records} must be at least 1")
     if wrong_share < 0 or text_share < 0 or wrong_share + text_share > 1:
         raise ValueError(f"wrong_share {wrong_share} and text_share {text_share} must be shares of one whole")
-    for part in ("tasks", "images/train", "images/tasks"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "images" / "train").mkdir(parents=True, exist_ok=True)
 
     plan = _plan(train_records, round(wrong_share * train_records), round(text_share * train_records))
     Random(f"{seed}/order").shuffle(plan)
@@ -68,18 +70,26 @@ def draw_vqa_set(
         truths[record_id] = tuple(turn.answer for turn in scene.turns)
     _write_json(folder / "train.json", train)
 
-    tasks = {skill: folder / "tasks" / f"{skill}.json" for skill in SKILLS}
-    for skill, path in tasks.items():
+    tasks = _draw_tasks(folder, "tasks", val_records, seed)
+    tests = _draw_tasks(folder, "tests", test_records, seed) if test_records else {}
+    sources = {record["id"]: record["source"] for record in train}
+    return VqaSet(folder, folder / "train.json", folder / "images", tasks, dict(GROUPS), sources, truths, tests)
+
+
+def _draw_tasks(folder: Path, part: str, count: int, seed: int) -> dict[str, Path]:
+    """<part>/<skill>.json with `count` records of each skill, and their pictures."""
+    for path in (folder / part, folder / "images" / part):
+        path.mkdir(parents=True, exist_ok=True)
+    paths = {skill: folder / part / f"{skill}.json" for skill in SKILLS}
+    for skill, path in paths.items():
         records = []
-        for index in range(val_records):
-            scene = SKILLS[skill](Random(f"{seed}/tasks/{index}/{skill}"), 1)
+        for index in range(count):
+            scene = SKILLS[skill](Random(f"{seed}/{part}/{index}/{skill}"), 1)
             answers = tuple(turn.answer for turn in scene.turns)
             name = f"{skill}-{index:04d}"
-            records.append(_record(folder, name, f"tasks/{name}.png", _source(skill), scene, answers))
+            records.append(_record(folder, name, f"{part}/{name}.png", _source(skill), scene, answers))
         _write_json(path, records)
-
-    sources = {record["id"]: record["source"] for record in train}
-    return VqaSet(folder, folder / "train.json", folder / "images", tasks, dict(GROUPS), sources, truths)
+    return paths
 
 
 def _source(skill: str) -> str:

@@ -54,9 +54,68 @@ def test_the_race_on_a_model_built_from_its_config(tiny_model: Path) -> None:
 
 
 def test_the_costs_of_the_methods(tmp_path: Path) -> None:
-    options = ["--rows", 300, "--val-rows", 2, "--warm", "--only", "mean", "--only", "spice"]
+    names = ("spice", "proportional", "coverage")
+    options = ["--rows", 300, "--val-rows", 2, "--warm", *(part for name in names for part in ("--only", name))]
     run(BENCHMARKS / "methods.py", *options, "--json", tmp_path / "m.json")
     found = json.loads((tmp_path / "m.json").read_text())["results"]
-    assert found.keys() == {"mean", "spice"}
+    assert found.keys() == set(names)
     assert all(taken["seconds"] > 0 and taken["peak_bytes"] > 0 for taken in found.values())
     assert found["spice"]["notes"]["spice"]["rows"] == 60
+
+
+EVERY_HELP = """
+import contextlib, io, runpy, sys, traceback
+for program in sys.argv[1:]:
+    sys.argv, text, code = [program, "--help"], io.StringIO(), None
+    sys.path[0] = program if program.endswith("study") else program.rpartition("/")[0]
+    with contextlib.redirect_stdout(text):
+        try:
+            runpy.run_path(program, run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            code = traceback.format_exc()
+    print(program, "starts" if code == 0 and "--" in text.getvalue() else code)
+"""
+
+
+def programs() -> list[Path]:
+    files = [path for path in sorted(BENCHMARKS.glob("*.py")) if 'if __name__ == "__main__"' in path.read_text()]
+    return [*files, *(path.parent for path in sorted(BENCHMARKS.glob("*/__main__.py")))]
+
+
+def test_every_program_starts() -> None:
+    """All in one process, which imports torch once."""
+    said = run("-c", EVERY_HELP, *programs()).splitlines()
+    assert said == [f"{program} starts" for program in programs()]
+    assert len(said) >= 10
+
+
+def test_fidelity_in_its_smallest_form(tmp_path: Path) -> None:
+    options = ["--samples", 24, "--val-samples", 2, "--seeds", 2, "--dims", 128, "--steps", 2, "--rank", 2]
+    out = run(BENCHMARKS / "fidelity.py", *options, "--json", tmp_path / "f.json")
+    assert "seeds" in out
+    rows = json.loads((tmp_path / "f.json").read_text())["rows"]
+    assert {row["kind"] for row in rows} == {"count_sketch", "rademacher"}
+    assert all(0 <= row["vote"] <= 1 and row["rmse"] > 0 for row in rows)
+
+
+def test_the_costs_with_the_specialist_measured() -> None:
+    out = run(BENCHMARKS / "costs.py", "--specialist", "--shard-rows", 64, "--val-rows", 4)
+    assert "319,815,680 of LoRA" in out
+    assert "| `train-grads` | 665,298 x" in out
+    assert "`specialist`: scores" in out
+
+
+def test_from_rows_to_a_selection_in_its_smallest_form(tmp_path: Path) -> None:
+    options = ["--rows", 300, "--val-rows", 2, "--generalist-rows", 0, "--warm", "--json", tmp_path / "s"]
+    out = run(BENCHMARKS / "selection.py", *options)
+    assert "plain reading" in out
+    found = json.loads((tmp_path / "s").read_text())["results"]
+    assert found["store"].keys() >= {"merge", "specialist", "generalist"}
+
+
+def test_the_page_in_its_smallest_form(tmp_path: Path) -> None:
+    out = run(BENCHMARKS / "report.py", "--rows", 400, "--warm", "--json", tmp_path / "r.json")
+    assert "MB" in out
+    assert json.loads((tmp_path / "r.json").read_text())["results"]["rows"] == 400
