@@ -1,12 +1,12 @@
-"""Error of projected gradients against exact ones: the cosines, each task's best 20%, and what the vote selects.
+"""Error of projected gradients against exact ones: the cosines, each task's best 20%, and what methods select.
 
-    python benchmarks/fidelity.py [--json FILE]
+    python benchmarks/fidelity.py [--trained] [--json FILE]
 
-A tiny LLaVA with a LoRA that has learned for a few steps; the training records and target tasks of the drawn set.
-The oracle keeps the full per-sample LoRA gradients in float64 and projects nothing. For each kind, dimension and
-seed: root mean square error and Pearson correlation of all train-validation cosines, the part of each task's exact
-top 20% that the projected scores find (mean over tasks), and of the exact vote's selection. The last columns give
-the variation between two seeds of the same projection as the share of the selection that both make.
+A tiny LLaVA, with random weights or (--trained) taught as the demo's is, with a LoRA that has learned for a few steps;
+the training records and target tasks of the drawn set. The oracle keeps the full per-sample LoRA gradients in float64
+and projects nothing. For each kind, dimension and seed: root mean square error and Pearson correlation of all
+train-validation cosines, the part of each task's exact top 20% that the projected scores find (mean over tasks), and
+of each method's exact selection; behind each the part of it on which two seeds of the projection agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from setting import circumstances, decoded, describe, drawn_source, encoded, tiny_model
+from setting import circumstances, decoded, describe, drawn_source, encoded, taught_model, tiny_model
 from torch import Tensor
 
 from icons.data.batching import plan_batches
@@ -34,8 +34,10 @@ from icons.gradients.per_sample import ForwardPass, backpropagate
 from icons.gradients.projection import make_projector
 from icons.models.tiny import TINY
 from icons.models.vlm import VisionLanguageModel
-from icons.selection.consensus import budget, cast_votes, highest, percentile_ranks, thresholds
+from icons.selection.consensus import budget, highest, percentile_ranks, thresholds
 from icons.selection.influence import combine_groups, influence_scores
+from icons.selection.registry import Evidence, find_method, rank
+from icons.selection.voters import Block, Voters
 
 Gradients = dict[str, Tensor]
 """LoRA tensor -> [N, numel] float32."""
@@ -110,38 +112,56 @@ def projected_rows(gradients: Gradients, kind: str, dim: int, seed: int) -> Tens
     return (sketch / sketch.norm(dim=1, keepdim=True)).half().double()
 
 
+METHODS = ("vote", "proportional", "coverage")
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """Cosines [N, M], scores [N, K], each column's top 20% as booleans [N, K], indices that the vote selects."""
+    """Cosines [N, M], scores [N, K], each column's top 20% as booleans [N, K], indices that each method selects."""
 
     cosines: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float32]
     top: npt.NDArray[np.bool_]
-    selected: frozenset[int]
+    selected: dict[str, frozenset[int]]
 
 
 def outcome(train_ND: Tensor, val_MD: Tensor, target: Target, percent: float) -> Outcome:
     directions = torch.stack([val_MD[part].mean(0) for part in target.parts])
     scores = influence_scores(train_ND.float().numpy(), directions.float().numpy())
     scores = combine_groups(scores, target.groups)
-    valid = np.ones(len(scores), np.bool_)
-    tau = thresholds(scores, valid, percent)
+    cosines, valid = train_ND @ val_MD.T, np.ones(len(scores), np.bool_)
+    column = {part: number for number, members in enumerate(target.groups) for part in members}
+    columns = np.repeat([column[at] for at in range(len(target.parts))], [p.stop - p.start for p in target.parts])
+    block = Block(np.arange(len(scores)), cosines.T.float())
+    zeros = np.zeros(len(scores), np.float32)
+    evidence = Evidence(
+        scores, valid, list(map(str, range(scores.shape[1]))), zeros, zeros, zeros, percent,
+        budget(len(scores), percent), voters=lambda: Voters(columns, lambda thin: iter([block])),
+        options={
+            "proportional": {"approve": None}, "coverage": {"voters": None, "pool": None}, "tie_break": "rank",
+        },
+    )  # fmt: skip
     ranks = percentile_ranks(scores, valid)
-    chosen = highest(
-        cast_votes(scores, valid, tau).astype(float), ranks, valid, budget(len(scores), percent), "rank", 0
-    )
-    return Outcome((train_ND @ val_MD.T).numpy(), scores, scores >= tau, frozenset(chosen.tolist()))
+    selected = {}
+    for name in METHODS:
+        values = rank(find_method(name), evidence).values
+        selected[name] = frozenset(highest(values, ranks, valid, evidence.count, "rank", 0).tolist())
+    return Outcome(cosines.numpy(), scores, scores >= thresholds(scores, valid, percent), selected)
 
 
-def compare(exact: Outcome, found: Outcome) -> dict[str, float]:
-    """rmse and pearson over all cosines; top20 and vote as shares of the exact ones that are found."""
-    shared = (exact.top & found.top).sum(0) / exact.top.sum(0)
+def compare(exact: Outcome, projected: Outcome) -> dict[str, float]:
+    """rmse and pearson over all cosines; top20 and each method as shares of the exact ones that are found."""
+    shared = (exact.top & projected.top).sum(0) / exact.top.sum(0)
     return {
-        "rmse": float(np.sqrt(np.mean((exact.cosines - found.cosines) ** 2))),
-        "pearson": float(np.corrcoef(exact.cosines.ravel(), found.cosines.ravel())[0, 1]),
+        "rmse": float(np.sqrt(np.mean((exact.cosines - projected.cosines) ** 2))),
+        "pearson": float(np.corrcoef(exact.cosines.ravel(), projected.cosines.ravel())[0, 1]),
         "top20": float(shared.mean()),
-        "vote": len(exact.selected & found.selected) / len(exact.selected),
+        **{name: _agree(exact, projected, name) for name in METHODS},
     }
+
+
+def _agree(a: Outcome, b: Outcome, method: str) -> float:
+    return len(a.selected[method] & b.selected[method]) / len(a.selected[method])
 
 
 def measure(
@@ -152,14 +172,16 @@ def measure(
     rows = []
     for kind in kinds:
         for dim in dims:
-            found = []
+            outcomes = []
             for seed in range(seeds):
                 val_MD = projected_rows(target.gradients, kind, dim, seed)
-                found.append(outcome(projected_rows(train, kind, dim, seed), val_MD, target, percent))
-            each = [compare(exact, one) for one in found]
+                outcomes.append(outcome(projected_rows(train, kind, dim, seed), val_MD, target, percent))
+            each = [compare(exact, one) for one in outcomes]
             row: dict[str, Any] = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
-            agree = [len(a.selected & b.selected) / len(a.selected) for a, b in combinations(found, 2)]
-            row |= {"rmse_worst": max(one["rmse"] for one in each), "seeds_agree": float(np.mean(agree or [1.0]))}
+            for name in METHODS:
+                agree = [_agree(a, b, name) for a, b in combinations(outcomes, 2)]
+                row[f"{name}_seeds"] = float(np.mean(agree or [1.0]))
+            row |= {"rmse_worst": max(one["rmse"] for one in each)}
             rows.append({"kind": kind, "dim": dim, **row})
     return rows
 
@@ -170,9 +192,10 @@ def main(
     seeds: int = 3,
     dims: Annotated[str, typer.Option(help="separated by commas")] = "512,1024,2048,5120",
     kinds: Annotated[str, typer.Option(help="separated by commas")] = ",".join(PROJECTIONS),
-    rank: Annotated[int, typer.Option(help="of the LoRA")] = 16,
+    lora_rank: Annotated[int, typer.Option("--rank", help="of the LoRA")] = 16,
     steps: Annotated[int, typer.Option(help="of warm-up")] = 40,
     percent: float = 20,
+    trained: Annotated[bool, typer.Option("--trained", help="a model that has been taught, as the demo's")] = False,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Measure how far projected cosines, top shares and votes are from exact ones."""
@@ -181,27 +204,27 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.manual_seed(0)
-        model = tiny_model(folder, TINY, rank)
+        model = taught_model(folder, lora_rank) if trained else tiny_model(folder, TINY, lora_rank)
         drawn = draw_vqa_set(folder / "data", train_records=samples, val_records=val_samples)
         source = drawn_source(model, drawn)
         warm_up(model, source, steps)
         train, target = exact_gradients(model, source), targets(model, drawn)
     parameters = sum(grads.shape[1] for grads in train.values())
-    wanted = [int(dim) for dim in dims.split(",")]
-    rows = measure(train, target, kinds.split(","), wanted, seeds, percent)
+    sizes = [int(dim) for dim in dims.split(",")]
+    rows = measure(train, target, kinds.split(","), sizes, seeds, percent)
     groups, val = len(target.groups), len(next(iter(target.gradients.values())))
     typer.echo(f"{samples} training and {val} validation records, {groups} tasks, {parameters} LoRA parameters\n")
-    typer.echo(
-        f"{'projection':<13}{'dim':>6}{'rmse':>9}{'worst':>9}{'pearson':>9}{'top 20%':>9}{'vote':>8}{'seeds':>8}"
-    )
+    head = "".join(f"{name:>14}{'seeds':>7}" for name in METHODS)
+    typer.echo(f"{'projection':<13}{'dim':>6}{'rmse':>9}{'worst':>9}{'pearson':>9}{'top 20%':>9}{head}")
     for row in rows:
+        methods = "".join(f"{row[name]:>14.1%}{row[f'{name}_seeds']:>7.0%}" for name in METHODS)
         typer.echo(
             f"{row['kind']:<13}{row['dim']:>6}{row['rmse']:>9.4f}{row['rmse_worst']:>9.4f}{row['pearson']:>9.4f}"
-            f"{row['top20']:>9.1%}{row['vote']:>8.1%}{row['seeds_agree']:>7.1%}"
+            f"{row['top20']:>9.1%}{methods}"
         )
     if json_file is not None:
-        settings = {"samples": samples, "val_samples": val_samples, "seeds": seeds, "rank": rank, "steps": steps}
-        settings |= {"percent": percent, "parameters": parameters}
+        settings = {"samples": samples, "val_samples": val_samples, "seeds": seeds, "rank": lora_rank, "steps": steps}
+        settings |= {"percent": percent, "parameters": parameters, "trained": trained}
         json_file.write_text(json.dumps({"rows": rows, "settings": settings, **facts}, indent=1) + "\n")
 
 

@@ -23,6 +23,7 @@ from icons.data.records import open_records
 from icons.data.samples import DataSource, Sample
 from icons.data.tokens import IGNORE, Tokens
 from icons.demo.drawing import VqaSet
+from icons.demo.start import train_start
 from icons.models.adapters import attach_fresh_lora
 from icons.models.loading import load_base
 from icons.models.tiny import TinySize, build_tiny_llava
@@ -53,6 +54,13 @@ def tiny_model(folder: Path, size: TinySize, r: int) -> VisionLanguageModel:
     model = _with_lora(load_base(config), LoraConfig(r=r, alpha=2 * r, dropout=0), b_std=0.02)
     model.peft.save_pretrained(folder / "adapter")
     return model
+
+
+def taught_model(folder: Path, r: int) -> VisionLanguageModel:
+    """The demo's model, taught a little, with a LoRA that has learned nothing yet; float32 on the CPU."""
+    train_start(folder)
+    config = ModelConfig(base=str((folder / "model").absolute()), dtype="float32", device="cpu")
+    return _with_lora(load_base(config), LoraConfig(r=r, alpha=2 * r, dropout=0), b_std=0.0)
 
 
 def drawn_source(model: VisionLanguageModel, drawn: VqaSet, path: Path | None = None) -> DataSource:
