@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icons.data.plain import plain
 from icons.report.drawing import (
     ALL,
     CHOSEN,
@@ -21,7 +22,7 @@ from icons.report.drawing import (
     new_figure,
 )
 from icons.report.findings import Finding
-from icons.report.traits import Traits, plain
+from icons.report.traits import Traits
 from icons.selection.answers import SourceAnswers, answers_by_source, mean_distance
 from icons.selection.compare import Bool
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from icons.data.plain import plain
 from icons.data.source import record_images, record_source
 from icons.report.conversation import Shortened, shortened
 from icons.report.drawing import clip
 from icons.report.material import Material
 from icons.report.samples import Kind, kinds, percentiles, ranking
 from icons.report.thumbnails import Thumbnail
-from icons.report.traits import NAME, UNREADABLE, plain
+from icons.report.traits import NAME, UNREADABLE
 
 _MOST_IMAGES = 2
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from icons.data.plain import plain
 from icons.data.source import record_images, record_source
 from icons.selection.answers import AnswerBook, first_answer
 
@@ -53,16 +54,3 @@ def _answers(conversations: Any) -> int:
     if not isinstance(conversations, list):
         return 0
     return sum(isinstance(turn, dict) and turn.get("from") == "gpt" for turn in conversations)
-
-
-def plain(text: str, most: int | None = None) -> str:
-    """A user's text as it may stand in a UTF-8 page or an SVG: no half characters, no control characters.
-
-    At most `most` characters of it, where that is given.
-    """
-    if most is not None and len(text) > most:
-        text = f"{text[: most - 1]}…"
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if "\ud800" <= c <= "\udfff" or (c < " " and c not in "\n\t") or c == "\x7f" else c
-        for c in text
-    )

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from icons.config_file import load_config
+from icons.data.plain import plain
 from icons.data.records import Records, open_records
 from icons.errors import UserError
 from icons.progress import say
 from icons.selection.compare import Agreement, Bool, by_group, by_votes, shared
+from icons.stages.generalist.answers import compare_answers
 from icons.stages.generalist.selections import Member, Selection, Training, numbered, read_selection, read_training
 
 
@@ -75,6 +77,8 @@ def _compared(a: Selection, b: Selection, records: Records | None) -> dict[str, 
             for name, selection in (("a", a), ("b", b)):
                 lost = sum(not training.holds(member) for member in selection.members or [])
                 report[name]["not_in_training_data"] = lost
+    if records is not None and a.rows is not None and b.rows is not None:
+        report["answers"] = compare_answers(records, a.rows, b.rows)
     if sides is not None:
         groups_a, groups_b = ([member.source for member in side] for side in sides)
         report["by_source"] = [vars(row) for row in by_group(groups_a, groups_b, in_both_a)]
@@ -176,6 +180,8 @@ def _print(report: dict[str, Any]) -> None:
             for row in report["by_source"]
         ]
         _table(["source", "A", "B", "both", "of A", "of B"], rows)
+    if report.get("answers"):
+        _print_answers(report["answers"])
     for name, other, side in (("A", "B", a), ("B", "A", b)):
         if "by_votes" in side:
             rows = [
@@ -185,6 +191,19 @@ def _print(report: dict[str, Any]) -> None:
             _table([f"votes of {name}", "selected", f"in {other}", "share"], rows)
             if side["tasks"]:
                 say(f"{len(side['tasks'])} tasks voted: {', '.join(side['tasks'])}")
+
+
+def _print_answers(table: list[dict[str, Any]]) -> None:
+    """How far each selection prefers answers, and the answer of each source whose share differs most."""
+    rows = []
+    for row in table:
+        cells = [f"{row[side]['distance']:.1%}{'!' if row[side]['skewed'] else ''}" for side in ("a", "b")]
+        most = max(row["top"], key=lambda each: max(abs(each[s] - each["data"]) for s in ("a", "b")), default=None)
+        shares = "" if most is None else f"{most['data']:.0%} -> {most['a']:.0%}, {most['b']:.0%}"
+        answer = "" if most is None else plain(most["answer"], 24).replace("\n", " ")
+        rows.append([row["source"], *cells, f"{row['a']['by_chance']:.1%}", answer, shares])
+    _table(["answers of source", "A", "B", "by chance", "answer", "data -> A, B"], rows)
+    say("distance of the answers' shares from the data's; ! = a preference that chance does not explain")
 
 
 def _figures(report: dict[str, Any]) -> list[tuple[str, str]]:

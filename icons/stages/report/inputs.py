@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from icons.config import Config
+from icons.data.plain import plain
 from icons.data.records import Records, open_records
 from icons.errors import BadRecordError, UserError
 from icons.progress import Progress
@@ -17,7 +18,7 @@ from icons.report.material import Material
 from icons.report.sample_view import SampleView, sample_views
 from icons.report.samples import Kind
 from icons.report.thumbnails import Thumbnail, thumbnail
-from icons.report.traits import plain, read_traits
+from icons.report.traits import read_traits
 from icons.selection.consensus import percentile_ranks, thresholds
 from icons.stages.generalist.select import open_scores
 from icons.stages.report.provenance import read_provenance

@@ -213,3 +213,25 @@ def test_several_images_tell_records_apart(tmp_path: Path) -> None:
     assert found["overlap"] == 0 if "overlap" in found else found["both"] == 0
     again = as_json(a, write_json(tmp_path / "c.json", [{**said, "image": ["coco/1.png", "coco/2.png"]}]))
     assert again["jaccard"] == 1
+
+
+def test_answers_that_a_selection_prefers_are_shown(copy_of_finished: Project) -> None:
+    records = json.loads((copy_of_finished.root / "data" / "train.json").read_text())
+    for row, record in enumerate(records):
+        record["source"] = "one"
+        record["conversations"] = [record["conversations"][0], {"from": "gpt", "value": "Yes" if row % 2 else "No"}]
+    data = copy_of_finished.root / "yes-no.json"
+    data.write_text(json.dumps(records))
+    yes, both = copy_of_finished.root / "yes.json", copy_of_finished.root / "both.json"
+    yes.write_text(json.dumps(list(range(1, 41, 2))))
+    both.write_text(json.dumps(list(range(20))))
+    report = json.loads(icons("compare", yes, both, "--data", data, "--json").out)
+    (row,) = report["answers"]
+    assert row["a"]["distance"] == pytest.approx(0.5)
+    assert row["b"]["distance"] == 0
+    assert row["a"]["skewed"]
+    assert not row["b"]["skewed"]
+    assert {(top["answer"], top["data"], top["a"], top["b"]) for top in row["top"]} == {
+        ("Yes", 0.5, 1, 0.5), ("No", 0.5, 0, 0.5),
+    }  # fmt: skip
+    assert "50% -> 100%, 50%" in icons("compare", yes, both, "--data", data).out
