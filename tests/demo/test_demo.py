@@ -18,17 +18,19 @@ def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path) -> None
         assert f"\n{task} " in outcome.out
     assert "wrong answers: " in outcome.out
     page = folder / "run" / "report" / "index.html"
-    assert outcome.out.endswith(f"\nTo look at: {page}\n")
+    assert f"\nTo look at: {page}\n" in outcome.out
     assert "240 of the 1,200 records of train.json" in page.read_text()
     selection = read_selection(folder / "run")
     assert selection["tasks"] == tasks
     assert len(selection["indices"]) == 240
+    other = json.loads((folder / "run" / "selection" / "proportional-20" / "selected_indices.json").read_text())
+    assert len(other["indices"]) == 240
     chosen = json.loads((folder / "run" / "selection" / "vote-20" / "selected_data.json").read_text())
     assert len(chosen) == 240
     again = icons("demo", "--out", folder)
     assert again.code == 0, again.err
-    # warm-up, training rows, merge, seven tasks, specialist, generalist, report
-    assert again.out.count("already done") == 13
+    # warm-up, training rows, merge, seven tasks, specialist, generalist, report; then the other selection and the page
+    assert again.out.count("already done") == 15
     assert read_selection(folder / "run") == selection
     other = icons("generalist", folder / "config.yaml", "--set", "selection.method=mean")
     assert "generalist mean-20: 240 of 1200 selected" in other.out, other.err
