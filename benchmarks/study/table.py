@@ -69,7 +69,7 @@ def table(numbers: dict[str, Any]) -> str:
 
 
 def plot(numbers: dict[str, Any]) -> bytes:
-    """Relative scores of all 20% selections, every seed a dot, and of four methods by the percentage, as PNG."""
+    """Relative scores of all 20% selections, every seed a dot; with other sizes, four methods by size. As PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -79,9 +79,10 @@ def plot(numbers: dict[str, Any]) -> bytes:
         (name for name in rows if name not in by_size and name not in ("start, untrained", "everything")),
         key=lambda name: rows[name]["mean"],
     )
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    sizes = any(name in rows for name in by_size)
+    figure = Figure(figsize=(9 if sizes else 6.5, 0.8 + 0.4 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharex=False)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2)) if sizes else (figure.subplots(), None)
     for place, name in enumerate(names):
         left.plot(rows[name]["relative"], [place] * len(rows[name]["relative"]), "o", color="0.6", markersize=4)
         left.plot(rows[name]["mean"], place, "D", color="#0072B2", markersize=6)
@@ -90,6 +91,14 @@ def plot(numbers: dict[str, Any]) -> bytes:
     left.set_xlabel("score relative to training on everything, %")
     left.set_title("20% of the data, by method", loc="left", fontsize=10)
     left.grid(axis="x", alpha=0.3)
+    if right is not None:
+        _by_size(right, rows)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def _by_size(right: Any, rows: dict[str, Any]) -> None:
     styles = {"random": ("0.5", "o"), "vote": ("#D55E00", "s"), BEST[0]: ("#0072B2", "D"), BEST[1]: ("#009E73", "^")}
     for method, (colour, mark) in styles.items():
         points = sorted((arm.percent, rows[arm.name]["mean"]) for arm in ARMS if _of(arm, method) and arm.name in rows)
@@ -100,9 +109,6 @@ def plot(numbers: dict[str, Any]) -> bytes:
     right.set_title("by size of the selection", loc="left", fontsize=10)
     right.grid(alpha=0.3)
     right.legend(frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    return content.getvalue()
 
 
 def _of(arm: Arm, method: str) -> bool:
