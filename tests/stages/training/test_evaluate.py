@@ -147,3 +147,10 @@ def test_the_page_says_whether_it_helped(trained: Project) -> None:
     page = (trained.run / "report" / "index.html").read_text()
     assert "What the trained models answer" in page
     assert "one trained on a random part" in page
+
+
+def test_two_workers_give_what_one_gives(trained: Project) -> None:
+    alone = table(trained)
+    for name in ("warmup", "vote-20"):
+        (trained.run / "evaluation" / name / "text.json").unlink()
+    assert table(trained, "--set", "gradients.workers=2") == alone
