@@ -98,7 +98,7 @@ def make_run(root: Path, rows: int) -> Path:
     scores += drawn.standard_normal((rows, TASKS), dtype=np.float32)
     scores *= 0.01
     valid = np.ones(rows, np.bool_)
-    write_scores(run.scores, Scores(scores, valid, scores.mean(axis=1), losses, norms, names, "0" * 16, data))
+    write_scores(run.scores, Scores(scores, valid, scores.mean(axis=1), losses, norms, names, "0" * 16, data, {}))
     typer.echo(f"made in {time.monotonic() - begin:.0f} s")
     return path
 

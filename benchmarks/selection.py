@@ -141,16 +141,16 @@ def fill(writer: RowWriter, dim: int, seed: int) -> None:
 def make_store(config: Config) -> None:
     """Every chunk and task of the config, with random rows."""
     records, folder, dim = open_records(config.train.data), RunFolder(config.output_dir), config.gradients.dim
-    fingerprint = train_fingerprint(config, "final", len(records))
+    fingerprint = train_fingerprint(config, "final", records)
     chunks = config.train.num_chunks
     for chunk in range(chunks):
         start, stop = chunk_range(len(records), chunks, chunk)
         fill(RowWriter(folder.chunk("final", chunk, chunks), start, stop, fingerprint), dim, chunk)
     features = feature_fingerprint(config, "final")
     for number, task in enumerate(config.tasks):
-        count = len(open_records(task.data))
-        own = val_fingerprint(config, features, task.data, count)
-        fill(RowWriter(folder.task("final", task.name), 0, count, own), dim, 10_000 + number)
+        validation = open_records(task.data)
+        made_of = val_fingerprint(config, features, validation)
+        fill(RowWriter(folder.task("final", task.name), 0, len(validation), made_of), dim, 10_000 + number)
 
 
 def make_scores(config: Config, rows: int) -> None:
@@ -160,7 +160,7 @@ def make_scores(config: Config, rows: int) -> None:
     scores = np.random.default_rng(0).standard_normal((rows, len(config.columns)), dtype=np.float32)
     data = file_digest(config.train.data)[:16]
     table = Scores(
-        scores, np.ones(rows, np.bool_), *np.ones((3, rows), np.float32), list(config.columns), "0" * 16, data
+        scores, np.ones(rows, np.bool_), *np.ones((3, rows), np.float32), list(config.columns), "0" * 16, data, {}
     )
     write_scores(RunFolder(config.output_dir).scores, table)
 

@@ -1,10 +1,12 @@
-"""Files that are either whole or not there: written beside their place, flushed, renamed."""
+"""Files and folders that are either whole or not there: written beside their place, flushed, renamed."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -31,8 +33,38 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a full disk does not say where
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder beside `path` to be filled, which takes its name at the end; after an error or a kill it does not.
+
+    An empty folder at `path` gives way, with `replace` any. What a killed process left is removed when the same folder
+    is begun again.
+    """
+    temporary = path.parent / f".{path.name}.icons-tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        os.fsync(folder)
+        yield temporary
+        for each in [*temporary.rglob("*"), temporary]:
+            _flush(each)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """To the disk: the content of a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)

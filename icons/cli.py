@@ -9,10 +9,12 @@ from typing import Annotated
 
 import typer
 
+from icons.atomic import new_folder
 from icons.config import Config
-from icons.config_file import dump_config, load_config, missing_files
+from icons.config_file import load_config, missing_files
 from icons.errors import UserError
 from icons.exits import exit_codes
+from icons.settings import keep_settings
 from icons.stop import stoppable
 
 app = typer.Typer(
@@ -35,7 +37,7 @@ def warmup(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train a LoRA adapter on a small random part of the data."""
     from icons.stages.training.warmup import warmup as stage
 
-    _run_stage(config, overrides, stage, several_processes=True)
+    _run_stage(config, overrides, stage, "warmup", several_processes=True)
 
 
 @app.command()
@@ -60,7 +62,7 @@ def finetune(
     def chosen(opened: Config) -> None:
         stage(opened, choose(opened, indices, everything, random_seed), name, merged=merged)
 
-    _run_stage(config, overrides, chosen, several_processes=True)
+    _run_stage(config, overrides, chosen, "finetune", several_processes=True)
 
 
 @app.command()
@@ -81,7 +83,7 @@ def evaluate(
     """Measure what was trained on held-out records: token loss, tokens and answers right, with intervals."""
     from icons.stages.training.evaluate import evaluate as stage
 
-    _run_stage(config, overrides, lambda opened: stage(opened, of, generate=generate, as_json=as_json))
+    _run_stage(config, overrides, lambda opened: stage(opened, of, generate=generate, as_json=as_json), "evaluate")
 
 
 @app.command()
@@ -93,7 +95,7 @@ def train_grads(
     """Compute the gradient features of the training data, every missing chunk of it."""
     from icons.stages.specialist.train_grads import train_grads as stage
 
-    _run_stage(config, overrides, lambda opened: stage(opened, chunk))
+    _run_stage(config, overrides, lambda opened: stage(opened, chunk), "train-grads")
 
 
 @app.command()
@@ -101,7 +103,7 @@ def merge(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check that all chunks are there and belong together, and index them."""
     from icons.stages.specialist.merge import merge as stage
 
-    _run_stage(config, overrides, stage)
+    _run_stage(config, overrides, stage, "merge")
 
 
 @app.command()
@@ -113,7 +115,7 @@ def val_grads(
     """Compute the gradient features of the target tasks, every missing one."""
     from icons.stages.specialist.val_grads import val_grads as stage
 
-    _run_stage(config, overrides, lambda opened: stage(opened, task))
+    _run_stage(config, overrides, lambda opened: stage(opened, task), "val-grads")
 
 
 @app.command()
@@ -121,7 +123,7 @@ def specialist(config: ConfigFile, overrides: Overrides = None) -> None:
     """Score every training sample's influence on every task (stage 1)."""
     from icons.stages.specialist.specialist import specialist as stage
 
-    _run_stage(config, overrides, stage)
+    _run_stage(config, overrides, stage, "specialist")
 
 
 @app.command()
@@ -129,7 +131,7 @@ def generalist(config: ConfigFile, overrides: Overrides = None) -> None:
     """Vote over the tasks and write the selection (stage 2)."""
     from icons.stages.generalist.generalist import generalist as stage
 
-    _run_stage(config, overrides, stage)
+    _run_stage(config, overrides, stage, "generalist")
 
 
 @app.command()
@@ -195,7 +197,7 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """All stages in order, from the warm-up to the selection; finished ones are skipped."""
     from icons.pipeline import run as pipeline
 
-    _run_stage(config, overrides, pipeline)
+    _run_stage(config, overrides, pipeline, "run")
 
 
 @app.command()
@@ -252,7 +254,8 @@ def tiny_model(
     _require_new(folder)
     from icons.models.tiny import build_tiny_llava
 
-    build_tiny_llava(folder, seed=seed)
+    with new_folder(folder) as filled:
+        build_tiny_llava(filled, seed=seed)
     typer.echo(f"tiny-model: written to {folder}")
 
 
@@ -267,7 +270,8 @@ def assemble(
     _require_new(out)
     from icons.models.assemble import assemble_llava
 
-    assemble_llava(llm, vision, projector, out)
+    with new_folder(out) as filled:
+        assemble_llava(llm, vision, projector, filled)
     typer.echo(f"assemble: written to {out}")
 
 
@@ -285,7 +289,8 @@ def import_adapter(
     _require_new(out)
     from icons.models.llava_adapter import import_llava_adapter
 
-    count = import_llava_adapter(llava, out)
+    with new_folder(out) as filled:
+        count = import_llava_adapter(llava, filled)
     typer.echo(f"import-adapter: {count} tensors written to {out}; name it in model.adapter")
 
 
@@ -309,7 +314,7 @@ def job(
         job = find_job(load_config(config, overrides), stage, chunk, task, offset)
         if job is not None:
             with job.watched():
-                _run_stage(config, overrides, stage_function(job))
+                _run_stage(config, overrides, stage_function(job), job.stage)
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -328,15 +333,18 @@ def submit(
 
 
 def _run_stage(
-    path: Path, overrides: list[str] | None, stage: Callable[[Config], None], *, several_processes: bool = False
+    path: Path,
+    overrides: list[str] | None,
+    stage: Callable[[Config], None],
+    command: str = "",
+    *,
+    several_processes: bool = False,
 ) -> None:
-    """One stage, and when it is done the config as resolved beside its results.
+    """One stage, and when it is done the sections of the config that `command` was run with beside its results.
 
-    Not before: a stage that refuses to mix must leave what describes the results alone; and never over the file that
-    the user gave. Of several processes the main one writes; a stage that cannot share its work refuses them.
+    Not before: a stage that refuses to mix must leave what describes the results alone. Of several processes the main
+    one writes; a stage that cannot share its work refuses them.
     """
-    from icons.store.files import write_bytes
-    from icons.store.layout import RunFolder
     from icons.training.processes import Processes
 
     processes = Processes.from_environment()
@@ -347,9 +355,7 @@ def _run_stage(
         stage(config)
     if not processes.main:
         return
-    resolved, target = dump_config(config).encode(), RunFolder(config.output_dir).config
-    if target.resolve() != path.resolve() and not (target.is_file() and target.read_bytes() == resolved):
-        write_bytes(target, resolved)
+    keep_settings(config, path, command)
 
 
 def _require_new(folder: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from datetime import date
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from icons.errors import UserError
 from icons.gradients.kinds import EXACT, PROJECTIONS
@@ -26,56 +30,108 @@ def _free_name(value: str) -> str:
 TaskName = Annotated[FileName, AfterValidator(_free_name)]
 
 
+MOST = 2**31 - 1
+"""Of any whole number here but a seed: more is a slip of the finger, and does not fit where numbers go."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """`true` is no 1, a number is not thousands of digits, and a name holds nothing that no file can be called."""
+        annotation = str(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, bool) and "bool" not in annotation and "Any" not in annotation:
+            raise ValueError(f"expected {_expected(annotation)}")
+        for number in _numbers_in(value):
+            if isinstance(number, float) and not isfinite(number):
+                raise ValueError("expected a finite number")
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise ValueError("expected a number of at most 18 digits")
+        return value
+
+
+def _expected(annotation: str) -> str:
+    return "a number" if "int" in annotation or "float" in annotation else "text"
+
+
+def _numbers_in(value: Any) -> Iterator[int | float]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _numbers_in(each)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _nameable(path: Path) -> Path:
+    """What an operating system can take for a path."""
+    text = str(path)
+    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("no path can hold such a character")
+    if len(os.fsencode(text)) > 4095 or any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise ValueError("no path can be so long")
+    return path
+
+
+def _nameable_text(value: str) -> str:
+    _nameable(Path(value))
+    return value
+
+
+FilePath = Annotated[Path, AfterValidator(_nameable)]
 
 
 class LoraConfig(_Section):
-    r: int = Field(128, ge=1)
-    alpha: int = Field(256, ge=1)
+    r: int = Field(128, ge=1, le=MOST)
+    alpha: int = Field(256, ge=1, le=MOST)
     dropout: float = Field(0.05, ge=0, lt=1)
     target_modules: list[str] | None = None  # null = every linear layer of the language model
 
 
 class ModelConfig(_Section):
-    base: str
-    adapter: Path | None = None  # null = the one that `icons warmup` writes
+    base: Annotated[str, AfterValidator(_nameable_text)]
+    adapter: FilePath | None = None  # null = the one that `icons warmup` writes
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     template: Literal["vicuna_v1", "chat_template"] = "vicuna_v1"  # chat_template = the one in the model's folder
+    template_date: date = date(2024, 7, 26)  # the day that a chat template is told when it asks for today's
     image_aspect_ratio: Literal["pad", "square"] = "pad"
-    max_length: int = Field(2048, ge=8)
+    max_length: int = Field(2048, ge=8, le=MOST)
     trust_remote_code: bool = False  # run the Python files that a model folder brings along
     lora: LoraConfig = LoraConfig()
 
 
 class TrainConfig(_Section):
-    data: Path
-    images: Path | None = None
+    data: FilePath
+    images: FilePath | None = None
     num_chunks: int = Field(1, ge=1, le=99999)
 
 
 class TrainingConfig(_Section):
     """LLaVA-1.5's LoRA recipe (arXiv 2310.03744), shared by the warm-up and the final run."""
 
-    epochs: int = Field(1, ge=1)
-    max_steps: int | None = Field(None, ge=1)  # null = as many as the epochs hold
+    epochs: int = Field(1, ge=1, le=MOST)
+    max_steps: int | None = Field(None, ge=1, le=MOST)  # null = as many as the epochs hold
     learning_rate: float = Field(2.0e-4, gt=0)
     projector_learning_rate: float | None = Field(2.0e-5, gt=0)  # null = the projector stays as it is
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    batch_size: int = Field(16, ge=1)  # of each process
-    gradient_accumulation: int = Field(1, ge=1)
-    save_steps: int = Field(100, ge=1)
-    seed: int = Field(0, ge=0)
+    batch_size: int = Field(16, ge=1, le=MOST)  # of each process
+    gradient_accumulation: int = Field(1, ge=1, le=MOST)
+    save_steps: int = Field(100, ge=1, le=MOST)
+    seed: Seed = 0
 
 
 class WarmupConfig(TrainingConfig):
     fraction: float = Field(0.05, gt=0, le=1)
-    max_steps: int | None = Field(500, ge=1)
+    max_steps: int | None = Field(500, ge=1, le=MOST)
 
 
 class FinetuneConfig(TrainingConfig):
-    save_steps: int = Field(500, ge=1)
+    save_steps: int = Field(500, ge=1, le=MOST)
 
 
 class PruningConfig(_Section):
@@ -89,8 +145,8 @@ class PruningConfig(_Section):
 class TaskConfig(_Section):
     name: TaskName
     group: TaskName | None = None  # tasks of one group count as one: element-wise maximum of their scores
-    data: Path
-    images: Path | None = None
+    data: FilePath
+    images: FilePath | None = None
 
 
 def _known_checkpoint(value: int | str) -> int | str:
@@ -111,12 +167,12 @@ class GradientConfig(_Section):
     checkpoint_weights: list[float] | None = None  # null = the warm-up's mean learning rate up to each (LESS)
     type: Literal["sgd", "sign", "adam"] = "sgd"
     projection: Annotated[str, AfterValidator(_known_projection)] = "count_sketch"  # none = exact scores
-    dim: int = Field(5120, ge=1)
-    seed: int = 0
-    tokens_per_batch: int | None = Field(None, ge=1)  # padded tokens at once; null = 16384 on a GPU, 2048 on a CPU
-    shard_rows: int = Field(4096, ge=1)
-    num_workers: int | None = Field(None, ge=0)  # processes that decode images; null = none on a CPU, up to 8 for a GPU
-    workers: int | None = Field(None, ge=1)  # processes that compute chunks; null = one for each visible GPU
+    dim: int = Field(5120, ge=1, le=MOST)
+    seed: int = Field(0, gt=-(2**63), lt=2**63)
+    tokens_per_batch: int | None = Field(None, ge=1, le=MOST)  # padded, at once; null = 16384 on a GPU, 2048 on a CPU
+    shard_rows: int = Field(4096, ge=1, le=MOST)
+    num_workers: int | None = Field(None, ge=0, le=4096)  # that decode images; null = none on a CPU, up to 8 for a GPU
+    workers: int | None = Field(None, ge=1, le=4096)  # processes that compute chunks; null = one for each visible GPU
 
     @property
     def exact(self) -> bool:
@@ -131,8 +187,8 @@ class InfluenceConfig(_Section):
 class SpiceConfig(_Section):
     """SPICE (arXiv 2601.23155): candidates come in pools, of each the best are kept."""
 
-    pool: int = Field(128, ge=2)
-    keep: int = Field(64, ge=1)
+    pool: int = Field(128, ge=2, le=MOST)
+    keep: int = Field(64, ge=1, le=MOST)
     alpha: float = Field(1.0, ge=1e-12, le=1e12)  # what float32 has room for beside gradients
     penalty: float = Field(0.1, ge=0, le=1e12)  # lambda, of a conflict with what is selected
     stop: float = Field(0.0, ge=0, lt=1)  # a pool ends when the gain falls below this part of its first
@@ -143,8 +199,8 @@ class ProportionalConfig(_Section):
 
 
 class CoverageConfig(_Section):
-    voters: int | None = Field(None, ge=1)  # of each task at most, drawn by seed; null = all
-    pool: int | None = Field(None, ge=2)  # rows that compete at a time; null = all of them, 1000 where that is too many
+    voters: int | None = Field(None, ge=1, le=MOST)  # of each task at most, drawn by seed; null = all
+    pool: int | None = Field(None, ge=2, le=MOST)  # rows that compete at a time; null = all, 1000 of very many
 
 
 def _selection_name(keys: dict[str, Any]) -> str:
@@ -152,22 +208,27 @@ def _selection_name(keys: dict[str, Any]) -> str:
     method, percent, seed = keys.get("method", "vote"), keys.get("percent", 20), keys.get("seed", 0)
     task = f"-{keys['task']}" if method == "less" and keys.get("task") else ""
     drawn = f"-seed{seed}" if method in ("random", "spice") and seed else ""
-    return f"{method}{task}-{percent:g}{drawn}"
+    return f"{method}{task}-{_short(percent)}{drawn}"
+
+
+def _short(percent: float) -> str:
+    """20, 33.33333: as many digits as tell it from every other number."""
+    return str(int(percent)) if percent == int(percent) else repr(float(percent))
 
 
 class SelectionConfig(_Section):
     method: str = Field("vote", pattern=r"^[a-z0-9][a-z0-9-]*$")
     percent: float = Field(20, gt=0, le=100)
     tie_break: Literal["rank", "random", "index"] = "rank"
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     task: TaskName | None = None  # of the method `less`
-    plugin: Path | None = None  # a Python file with methods of your own
+    plugin: FilePath | None = None  # a Python file with methods of your own
     options: dict[str, Any] = {}  # of a method of your own, which checks them
     proportional: ProportionalConfig = ProportionalConfig()
     coverage: CoverageConfig = CoverageConfig()
     spice: SpiceConfig = SpiceConfig()
     stability: bool = False
-    stability_with: Path | None = None  # output_dir of another run, to compare selections with
+    stability_with: FilePath | None = None  # output_dir of another run, to compare selections with
     name: FileName = Field(default_factory=_selection_name)  # null = method and percent: vote-20
 
     @model_validator(mode="before")
@@ -198,7 +259,7 @@ class EvaluationConfig(_Section):
 
 
 class Config(_Section):
-    output_dir: Path
+    output_dir: FilePath
     model: ModelConfig
     train: TrainConfig
     warmup: WarmupConfig = WarmupConfig()

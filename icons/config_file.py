@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from icons.config import Config, TaskConfig
 from icons.errors import UserError
+from icons.yaml_text import read_yaml
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -25,15 +26,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a config file ({_reason(error)})") from None
-    try:
-        raw = yaml.safe_load(text)
-        lines = _lines_of_keys(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    raw, lines = read_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected keys such as output_dir, model, train and tasks, found {type(raw).__name__}")
     for override in overrides:
@@ -122,10 +117,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set {override}: expected dotted.key=value, for example --set selection.percent=10")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: the value is not valid YAML") from None
+    value, _ = read_yaml(text, f"--set {override:.200}")
     node: Any = raw
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -144,28 +136,6 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             node[index] = value
         else:
             node = node[index]
-
-
-def _lines_of_keys(text: str) -> dict[tuple[str | int, ...], int]:
-    lines: dict[tuple[str | int, ...], int] = {}
-
-    def walk(node: yaml.Node, path: tuple[str | int, ...]) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if (*path, key.value) in lines:
-                    mark = key.start_mark
-                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=mark)
-                lines[(*path, key.value)] = key.start_mark.line + 1
-                walk(value, (*path, key.value))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                lines[(*path, index)] = value.start_mark.line + 1
-                walk(value, (*path, index))
-
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if root is not None:
-        walk(root, ())
-    return lines
 
 
 def _explain(path: Path, problem: Any, lines: dict[tuple[str | int, ...], int]) -> str:

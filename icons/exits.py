@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from icons.errors import UserError
-from icons.stop import EXIT_CODE, Stopped
+from icons.plain import for_terminal
+from icons.stop import EXIT_BY_HAND, Stopped
 
 _USERS_OS_ERRORS = {
     errno.ENOSPC: "no space left on the disk",
@@ -23,6 +24,9 @@ _USERS_OS_ERRORS = {
 }
 
 
+_FULL_DISK = ("os error 28", "No space left on device", "unexpected pos", "PytorchStreamWriter failed writing file")
+
+
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns what a command raises into a message and an exit code; what is nobody's mistake goes on as it is."""
@@ -33,19 +37,23 @@ def exit_codes() -> Iterator[None]:
     except Stopped as stop:
         sys.stdout.flush()
         print(stop, file=sys.stderr)
-        sys.exit(EXIT_CODE)
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(EXIT_BY_HAND)
     except OSError as error:
         if error.errno not in _USERS_OS_ERRORS:
             raise
         _exit(f"{error.filename or 'output'}: {_USERS_OS_ERRORS[error.errno]}; finished work is kept")
     except Exception as error:
         # Rust and C++ writers (safetensors, torch) report a full disk in words of their own.
-        if not any(sign in str(error) for sign in ("os error 28", "No space left on device")):
+        if not any(sign in str(error) for sign in _FULL_DISK):
             raise
         _exit(f"no space left on the disk ({error}); finished work is kept, make room and run again")
 
 
 def _exit(message: str) -> NoReturn:
     sys.stdout.flush()
-    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    print("\n".join(f"error: {for_terminal(line)}" for line in message.split("\n") if line), file=sys.stderr)
     sys.exit(2)

@@ -8,6 +8,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from icons.plain import for_terminal, in_line
+
 SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -19,7 +21,7 @@ class Progress:
         self._start, self._first = time.monotonic(), done
         self._last_line = self._start
         self._bar = (
-            tqdm(desc=title, total=total, initial=done, unit=f" {unit}", dynamic_ncols=True)
+            tqdm(desc=in_line(title), total=total, initial=done, unit=f" {unit}", dynamic_ncols=True)
             if title and sys.stderr.isatty()
             else None
         )
@@ -30,7 +32,7 @@ class Progress:
             self._bar.update(count)
         elif self._title and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
+            print(for_terminal(self._line()), file=sys.stderr, flush=True)
 
     def expect(self, total: int) -> None:
         """The total, where it is found out on the way."""
@@ -54,5 +56,5 @@ class Progress:
 
 
 def say(message: str) -> None:
-    """One line for the person: results to standard output, at once."""
-    print(message, flush=True)
+    """One line for the person: results to standard output, at once; nothing in it commands the terminal."""
+    print(for_terminal(message), flush=True)

@@ -1,8 +1,8 @@
-"""Being asked to stop: SIGTERM (a preemption, scancel) or SIGUSR2 (ahead of a job's time limit).
+"""Being asked to stop: Ctrl-C, SIGTERM (a preemption, scancel) or SIGUSR2 (ahead of a job's time limit).
 
-The signal raises `Stopped` where it strikes, as Ctrl-C raises KeyboardInterrupt: what is on disk is whole, and the same
-command goes on from there. Inside `finishing` it is only noted, and `leave_if_asked` raises once the piece of work
-under way cannot be finished in time.
+The signal raises `Stopped` where it strikes: what is on disk is whole, and the same command goes on from there. Inside
+`finishing` it is only noted, and `leave_if_asked` raises once the piece of work under way cannot be finished in time.
+A second Ctrl-C ends the process at once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, but nothing is wrong
-GRACE_SECONDS = {"SIGTERM": 20.0, "SIGUSR2": 90.0}
+EXIT_BY_HAND = 130  # what a shell reports of a command that Ctrl-C ended
+GRACE_SECONDS = {"SIGINT": 20.0, "SIGTERM": 20.0, "SIGUSR2": 90.0}
 """How long work may go on: Slurm kills 30 s after TERM (KillWait), and the scripts ask for USR2 120 s ahead."""
 
 
@@ -24,8 +26,13 @@ class Stopped(BaseException):
     """The process was asked to stop by `signal`; not an Exception, so that no handler of errors takes it for one."""
 
     def __init__(self, signal: str) -> None:
-        super().__init__(f"stopped by {signal}; finished work is kept, the same command goes on from there")
+        how = "Ctrl-C" if signal == "SIGINT" else signal
+        super().__init__(f"stopped by {how}; finished work is kept, the same command goes on from there")
         self.signal = signal
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_BY_HAND if self.signal == "SIGINT" else EXIT_CODE
 
 
 @dataclass
@@ -84,8 +91,25 @@ def leave_if_asked(seconds_needed: float = float("inf")) -> None:
         raise Stopped(_request.signal)
 
 
+Asked = str
+"""The name of a signal that was noted."""
+
+
+def asked() -> Asked | None:
+    """The signal that was noted inside `finishing`, if any."""
+    return _request.signal
+
+
+def stop_as(request: Asked) -> NoReturn:
+    """Ends as that signal asks, noted here or in another process of the same training."""
+    _request.raised = True
+    raise Stopped(request)
+
+
 def _strike(number: int, frame: FrameType | None) -> None:
     name = signal.Signals(number).name
+    if name == "SIGINT" and _request.signal == "SIGINT":
+        raise KeyboardInterrupt
     _request.signal, _request.deadline = name, time.monotonic() + GRACE_SECONDS[name]
     if not _request.noted_only and not _request.raised:
         _request.raised = True

@@ -17,6 +17,7 @@ from icons.config import Config
 from icons.errors import UserError
 from icons.progress import say
 from icons.stop import Stopped
+from icons.store.checkpoints import checkpoints
 from icons.store.heartbeat import note_failure
 from icons.store.layout import RunFolder
 from icons.store.rows import read_manifest
@@ -51,7 +52,7 @@ class Job:
     def finished_pieces(self) -> int:
         """Shards, or checkpoints of the warm-up, that are on disk."""
         if self.stage == "warmup":
-            return len(list(RunFolder(self.config.output_dir).warmup.glob("checkpoint-*/complete")))
+            return len(checkpoints(RunFolder(self.config.output_dir).warmup))
         count = 0
         for folder in self.folders:
             with suppress(UserError):  # damaged: the stage will say so

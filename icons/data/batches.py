@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,7 @@ def make_batch(samples: Sequence[Sample], inputs: InputFormat) -> Made:
         try:
             for path in sample.images:
                 if path not in images:
-                    images[path] = inputs.image_inputs(load_image(path))
+                    images[path] = inputs.image_inputs(path)
             usable.append(sample)
         except BadRecordError as error:
             bad.append(BadRecord(sample.row, f"{sample.where}: {error}"))
@@ -104,19 +105,23 @@ def load_batches(
 
 
 def one_tokenizer_thread(worker: int) -> None:
-    """For a DataLoader's forked processes, where the tokenizer's threads are not: it would wait for them for ever."""
+    """For a DataLoader's forked processes, where the tokenizer's threads are not: it would wait for them for ever.
+
+    Ctrl-C strikes them too; the process that started them decides when they end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def with_readable_images(samples: Sequence[Sample]) -> tuple[list[Sample], list[BadRecord]]:
-    """The samples whose images can be decoded, and the others; each distinct image is tried once."""
+def with_readable_images(samples: Sequence[Sample], inputs: InputFormat) -> tuple[list[Sample], list[BadRecord]]:
+    """The samples whose images can be decoded and resized, and the others; each distinct image is tried once."""
     problems: dict[Path, str | None] = {}
     usable: list[Sample] = []
     bad: list[BadRecord] = []
     for sample in samples:
         for path in sample.images:
             if path not in problems:
-                problems[path] = _problem(path)
+                problems[path] = _problem(path, inputs)
         problem = next((problems[path] for path in sample.images if problems[path]), None)
         if problem is None:
             usable.append(sample)
@@ -125,9 +130,9 @@ def with_readable_images(samples: Sequence[Sample]) -> tuple[list[Sample], list[
     return usable, bad
 
 
-def _problem(path: Path) -> str | None:
+def _problem(path: Path, inputs: InputFormat) -> str | None:
     try:
-        load_image(path)
+        load_image(path, inputs.require_size)
     except BadRecordError as error:
         return str(error)
     return None

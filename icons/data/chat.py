@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from icons.data.conversation import IMAGE_TAG, Conversation
+from icons.data.conversation import IMAGE_TAG, Conversation, Turn
 from icons.data.tokens import IMAGE_ID, Prompt, Tokens, labelled
 from icons.errors import BadRecordError
 
@@ -18,12 +18,12 @@ Render = Callable[[list[dict[str, Any]]], str]
 
 
 def render_chat(conversation: Conversation, render: Render, ends: Sequence[str], image: str | None) -> Prompt:
-    """The rendered text; a span is an answer and the token among `ends` (special tokens) that closes its turn, if any.
+    """The rendered text; a span is an answer and the token among `ends` (added tokens) that closes its turn, if any.
 
     `image` is what the template writes for an image; None for a model that reads text alone, whose messages hold plain
     strings. Raises BadRecordError when the template refuses the conversation or rewrites an answer.
     """
-    if conversation.images and image is None:
+    if conversation.images and not image:
         raise BadRecordError("an image, but the model reads text alone")
     answers = [turn.text for turn in conversation.turns if turn.speaker == "gpt"]
     marks = [f"\ue000{number}\ue001" for number in range(len(answers))]
@@ -37,25 +37,30 @@ def render_chat(conversation: Conversation, render: Render, ends: Sequence[str],
         raise BadRecordError(
             f"the chat template wrote {placeholders} image placeholders for {len(conversation.images)} images"
         )
-    return Prompt(text, _spans(text, skeleton, answers, marks, ends), len(conversation.images))
+    predicted = [turn.predicted for turn in conversation.turns if turn.speaker == "gpt"]
+    return Prompt(text, _spans(text, skeleton, answers, marks, ends, predicted), len(conversation.images))
 
 
 def tokenise_chat(prompts: Sequence[Prompt], tokenizer: Any, image: str | None) -> list[Tokens]:
     """Ids and labels for each prompt, IMAGE_ID for the token `image`; one call of the (fast) tokenizer for them all.
 
-    The tokenizer adds its own special tokens unless the template has written the beginning-of-sequence token, as
-    Hugging Face's `apply_chat_template` does.
+    A processor (`image` is given) adds its special tokens unless the template has written the beginning-of-sequence
+    token; a tokenizer alone adds none, as the template writes all. Both as Hugging Face's `apply_chat_template` does.
     """
     image_id = None if image is None else tokenizer.convert_tokens_to_ids(image)
     tokens: list[Tokens | None] = [None] * len(prompts)
     bos = tokenizer.bos_token
-    for written in (False, True):
-        group = [i for i, prompt in enumerate(prompts) if bool(bos and prompt.text.startswith(bos)) == written]
+    for added in (False, True):
+        group = [
+            i
+            for i, prompt in enumerate(prompts)
+            if added == (image is not None and not (bos and prompt.text.startswith(bos)))
+        ]
         if not group:
             continue
         encoded = tokenizer(
             [prompts[i].text for i in group],
-            add_special_tokens=not written,
+            add_special_tokens=added,
             return_offsets_mapping=True,
             return_attention_mask=False,
             verbose=False,
@@ -66,8 +71,19 @@ def tokenise_chat(prompts: Sequence[Prompt], tokenizer: Any, image: str | None) 
     return [each for each in tokens if each is not None]
 
 
+def predicts_the_end(render: Render, ends: Sequence[str], with_parts: bool) -> bool:
+    """Whether an end of an answer is among what is predicted: without it a model never learns to stop."""
+    turns = (Turn("human", "Which?"), Turn("gpt", "This."))
+    prompt = render_chat(Conversation(turns, ()), render, ends, "" if with_parts else None)
+    start, stop = prompt.spans[0]
+    return prompt.text[start:stop].strip() != "This."
+
+
 def _messages(conversation: Conversation, answers: Sequence[str], with_parts: bool) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
+    if conversation.system is not None:
+        content = [{"type": "text", "text": conversation.system}] if with_parts else conversation.system
+        messages.append({"role": "system", "content": content})
     for number, turn in enumerate(conversation.turns):
         text = turn.text if turn.speaker == "human" else answers[number // 2]
         role = {"human": "user", "gpt": "assistant"}[turn.speaker]
@@ -76,23 +92,36 @@ def _messages(conversation: Conversation, answers: Sequence[str], with_parts: bo
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """Text and images in the order of the record; white space beside an image is the record's layout, not content."""
+    """Text and images in the order of the record.
+
+    White space beside an image at either end of the text is the record's layout and dropped; within it, it is content.
+    """
     pieces = text.split(IMAGE_TAG)
-    if len(pieces) == 1:
-        return [{"type": "text", "text": text}]
+    filled = [number for number, piece in enumerate(pieces) if piece.strip()]
     parts: list[dict[str, str]] = []
     for number, piece in enumerate(pieces):
         if number:
             parts.append({"type": "image"})
-        if piece.strip():
-            parts.append({"type": "text", "text": piece.strip()})
-    return parts
+        if not filled or not filled[0] <= number <= filled[-1]:
+            continue
+        if number == filled[0] and number > 0:
+            piece = piece.lstrip()
+        if number == filled[-1] and number < len(pieces) - 1:
+            piece = piece.rstrip()
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts if len(pieces) > 1 else [{"type": "text", "text": text}]
 
 
 def _spans(
-    text: str, skeleton: str, answers: Sequence[str], marks: Sequence[str], ends: Sequence[str]
+    text: str,
+    skeleton: str,
+    answers: Sequence[str],
+    marks: Sequence[str],
+    ends: Sequence[str],
+    predicted: Sequence[bool],
 ) -> list[tuple[int, int]]:
-    """Walks along the skeleton; an empty answer has no span, as nothing of it is to be learnt."""
+    """Walks along the skeleton; an answer that is empty or not to be predicted has no span."""
     pieces: list[str] = []
     rest = skeleton
     for number, mark in enumerate(marks):
@@ -115,6 +144,6 @@ def _spans(
         start, at = at, at + len(written)
         gap = len(pieces[number + 1]) - len(pieces[number + 1].lstrip())
         closed = end is not None and pieces[number + 1].startswith(end, gap)
-        if written:
+        if written and predicted[number]:
             spans.append((start, at + gap + len(end or "") if closed else at))
     return spans

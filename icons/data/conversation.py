@@ -1,24 +1,37 @@
 """A record's conversation, checked: alternating human and gpt turns, an `<image>` in the text for each image.
 
 Source: LLaVA's data format (`conversations: [{from, value}]`, `image`: a path or a list of them; `images`, as
-LLaMA-Factory and ms-swift write the list, is read too); a leading turn that is not the human's is dropped, as LLaVA's
-own training code does.
+LLaMA-Factory and ms-swift write the list, is read too); a leading gpt turn is dropped, as LLaVA's own training code
+does. What would change a row and is not read, such as a video, makes the record a bad one: nothing is ignored silently.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from icons.errors import BadRecordError
+from icons.plain import quoted
 
 IMAGE_TAG = "<image>"
+MOST_CHARACTERS = 1_000_000
+"""Of a conversation; a hundred times what any model here can read at once."""
+
+_LOSS_KEYS = ("loss", "train", "weight", "loss_mask")
+"""How data formats mark a turn that is to be predicted (1, true) or not (0, false)."""
+_OTHER_MEDIA = re.compile(r"video|audio|speech|sound|frames")
+_IMAGE_WORDS = re.compile(r"image|img|picture|photo|^(media_?)?(file|path)(_?name|_?path|s)?$")
+_MEDIA_FILE = re.compile(r"(?i)\.(jpe?g|png|gif|bmp|webp|tiff?|mp4|avi|mkv|mov|webm|wav|mp3|flac|m4a|ogg)$")
 
 
 @dataclass(frozen=True)
 class Turn:
+    """`predicted` is whether a gpt turn is learnt from."""
+
     speaker: str  # "human" or "gpt"
     text: str
+    predicted: bool = True
 
 
 @dataclass(frozen=True)
@@ -26,10 +39,12 @@ class Conversation:
     """Turns in order, human first, speakers alternating.
 
     `images` are the record's paths, relative to the image folder; the n-th IMAGE_TAG in the turns stands for the n-th.
+    `system` is the record's own system text, None without one.
     """
 
     turns: tuple[Turn, ...]
     images: tuple[str, ...]
+    system: str | None = None
 
 
 def parse_record(record: dict[str, Any]) -> Conversation:
@@ -37,8 +52,10 @@ def parse_record(record: dict[str, Any]) -> Conversation:
     raw = record.get("conversations")
     if not isinstance(raw, list) or not raw:
         raise BadRecordError("no conversations; expected a list of {from, value} turns")
+    _require_moderate(raw)
+    system, raw = _system(record, raw)
     turns = [_parse_turn(index, turn) for index, turn in enumerate(raw)]
-    if turns[0].speaker != "human":
+    if turns and turns[0].speaker != "human":
         turns = turns[1:]
     if not turns:
         raise BadRecordError("no conversations left after the leading gpt turn; expected a human turn and its answer")
@@ -47,21 +64,67 @@ def parse_record(record: dict[str, Any]) -> Conversation:
             raise BadRecordError(f"two {turn.speaker} turns in a row; human and gpt must alternate")
     if len(turns) < 2:
         raise BadRecordError("no gpt turn; there is no answer to learn from")
+    if not any(turn.predicted for turn in turns if turn.speaker == "gpt"):
+        raise BadRecordError("no gpt turn is to be predicted; nothing is left to learn from")
     images = _image_paths(record)
+    _refuse_other_media(record, turns, bool(images))
     _require_tags(turns, len(images))
-    return Conversation(tuple(turns), images)
+    return Conversation(tuple(turns), images, system)
+
+
+def _require_moderate(raw: list[Any]) -> None:
+    characters = sum(
+        len(turn["value"]) for turn in raw if isinstance(turn, dict) and isinstance(turn.get("value"), str)
+    )
+    if characters > MOST_CHARACTERS:
+        raise BadRecordError(f"a conversation of {characters:,} characters; the most is {MOST_CHARACTERS:,}")
+
+
+def _system(record: dict[str, Any], raw: list[Any]) -> tuple[str | None, list[Any]]:
+    """The record's system text, under `system` or as its first turn, and the turns behind it."""
+    system = record.get("system") or None
+    if isinstance(raw[0], dict) and raw[0].get("from") == "system":
+        if system is not None:
+            raise BadRecordError("a system text and a system turn; expected one of them")
+        system, raw = raw[0].get("value") or None, raw[1:]
+    if system is None:
+        return None, raw
+    if not isinstance(system, str):
+        raise BadRecordError(f"system is {quoted(system)}; expected a text")
+    _require_text(system, "the system text")
+    return system, raw
 
 
 def _parse_turn(index: int, turn: Any) -> Turn:
     if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
         raise BadRecordError(f"turn {index} has no text; expected {{'from': ..., 'value': ...}}")
-    if turn.get("from") not in ("human", "gpt"):
-        raise BadRecordError(f"unknown speaker {turn.get('from')!r} in turn {index}; expected 'human' or 'gpt'")
+    speaker = turn.get("from")
+    if speaker not in ("human", "gpt"):
+        raise BadRecordError(f"unknown speaker {quoted(speaker)} in turn {index}; expected 'human' or 'gpt'")
     _require_text(turn["value"], f"the text of turn {index}")
-    return Turn(turn["from"], turn["value"])
+    return Turn(speaker, turn["value"], _is_predicted(index, speaker, turn))
+
+
+def _is_predicted(index: int, speaker: str, turn: dict[str, Any]) -> bool:
+    """By the turn's mark, where it has one; a human turn never is, and may not ask for it."""
+    marks = {key: turn[key] for key in _LOSS_KEYS if turn.get(key) is not None}
+    for key, value in marks.items():
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise BadRecordError(f"turn {index} has {key} {quoted(value)}; expected true or false")
+        if value and speaker == "human":
+            raise BadRecordError(
+                f"turn {index} asks with {key} for a human turn to be predicted, which is not supported"
+            )
+    if len({bool(value) for value in marks.values()}) > 1:
+        raise BadRecordError(
+            f"turn {index} says both that it is to be predicted and that it is not ({', '.join(marks)})"
+        )
+    return all(bool(value) for value in marks.values())
 
 
 def _image_paths(record: dict[str, Any]) -> tuple[str, ...]:
+    if record.get("image") is not None and record.get("images"):
+        raise BadRecordError("both image and images; expected one of them")
     images = record.get("image") if record.get("image") is not None else record.get("images")
     if images is None:
         return ()
@@ -69,10 +132,36 @@ def _image_paths(record: dict[str, Any]) -> tuple[str, ...]:
     for path in paths:
         if not isinstance(path, str) or not path:
             raise BadRecordError(
-                f"image is {images!r}; expected a path relative to the image folder, or a list of them"
+                f"image is {quoted(images)}; expected a path relative to the image folder, or a list of them"
             )
         _require_text(path, "the image path")
     return tuple(paths)
+
+
+def _refuse_other_media(record: dict[str, Any], turns: list[Turn], has_images: bool) -> None:
+    """A video, a sound or an image under a key that is not read would otherwise pass as text alone."""
+    for key, value in record.items():
+        name = key.lower()
+        if key in ("image", "images") or not value or isinstance(value, bool | int | float):
+            continue
+        if _OTHER_MEDIA.search(name) and (isinstance(value, list | dict) or _MEDIA_FILE.search(str(value))):
+            raise BadRecordError(f"{quoted(key)} is {quoted(value)}; images are read, other media are not supported")
+        if not has_images and _IMAGE_WORDS.search(name) and _names_media(value):
+            raise BadRecordError(f"an image under {quoted(key)}; expected it under image or images")
+    for index, turn in enumerate(turns):
+        for tag in ("<video>", "<audio>"):
+            if tag in turn.text:
+                raise BadRecordError(f"{tag} in turn {index}; images are read, other media are not supported")
+
+
+def _names_media(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_names_media(each) for each in value)
+    return isinstance(value, dict) or (isinstance(value, str) and _is_path(value))
+
+
+def _is_path(value: str) -> bool:
+    return len(value) < 1000 and "\n" not in value and bool(_MEDIA_FILE.search(value))
 
 
 def _require_text(text: str, what: str) -> None:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from icons.data.chat import Render, render_chat, tokenise_chat
 from icons.data.conversation import Conversation
-from icons.data.images import image_size
+from icons.data.images import image_size, load_image, require_not_thin, require_paddable
 from icons.data.tokens import Prompt, Tokens
 from icons.data.vicuna import render_vicuna, tokenise_vicuna
 from icons.errors import BadRecordError
+from icons.plain import quoted
 
 ImageInputs = Mapping[str, Tensor]
 """One image as the model's forward pass takes it, by argument name; the first axis counts images, patches or tiles."""
@@ -42,6 +43,10 @@ class InputFormat(Protocol):
     @property
     def max_length(self) -> int: ...
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before they train on it."""
+
     def render(self, conversation: Conversation) -> Prompt:
         """The text and what of it is predicted; BadRecordError when the template cannot take the conversation."""
 
@@ -51,8 +56,11 @@ class InputFormat(Protocol):
     def image_ids(self, path: Path) -> Sequence[int]:
         """The ids that the image takes in the sequence, at most its header read."""
 
-    def image_inputs(self, image: Image.Image) -> ImageInputs:
-        """An RGB image as the model takes it."""
+    def image_inputs(self, path: Path) -> ImageInputs:
+        """An image file as the model takes it; BadRecordError when it cannot be decoded, or would not fit in memory."""
+
+    def require_size(self, width: int, height: int, path: Path) -> None:
+        """Raises BadRecordError for an image that the model's own resizing would make too large."""
 
     def for_images(self) -> InputFormat:
         """The same without the tokenizer: what a process needs that only decodes images."""
@@ -68,6 +76,7 @@ class LlavaFormat:
     num_image_tokens: int
     pad_token_id: int
     max_length: int
+    warnings: tuple[str, ...] = ()
 
     def render(self, conversation: Conversation) -> Prompt:
         return render_vicuna(conversation, self.tokenizer.eos_token)
@@ -78,9 +87,13 @@ class LlavaFormat:
     def image_ids(self, path: Path) -> Sequence[int]:
         return [self.image_token_id] * self.num_image_tokens
 
-    def image_inputs(self, image: Image.Image) -> ImageInputs:
+    def image_inputs(self, path: Path) -> ImageInputs:
+        image = load_image(path, self.require_size)
         pixels = self.image_processor(images=[image], return_tensors="np")["pixel_values"]
         return {"pixel_values": torch.from_numpy(np.ascontiguousarray(pixels))}
+
+    def require_size(self, width: int, height: int, path: Path) -> None:
+        (require_paddable if self.image_processor.do_pad else require_not_thin)(width, height, path)
 
     def for_images(self) -> LlavaFormat:
         return replace(self, tokenizer=None)
@@ -100,11 +113,12 @@ class ChatFormat:
     render_messages: Render | None
     image_token_id: int | None
     placeholder: str | None  # what the template writes for an image
-    special_tokens: Sequence[str]  # one of them ends a turn
+    end_tokens: Sequence[str]  # one of them closes a turn
     pad_token_id: int
     max_length: int
     count: Callable[[int, int], int] | None = None
     one_image: bool = False
+    warnings: tuple[str, ...] = ()
     _ids_by_size: dict[tuple[int, int], list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     def render(self, conversation: Conversation) -> Prompt:
@@ -114,18 +128,19 @@ class ChatFormat:
                 f"{len(conversation.images)} images; this model's processor treats several in a way that is not "
                 "supported, one a record is"
             )
-        return render_chat(conversation, self.render_messages, self.special_tokens, self.placeholder)
+        return render_chat(conversation, self.render_messages, self.end_tokens, self.placeholder)
 
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens]:
         return tokenise_chat(prompts, self.tokenizer, self.placeholder)
 
     def image_ids(self, path: Path) -> Sequence[int]:
         size = image_size(path)
+        self.require_size(*size, path)
         if size not in self._ids_by_size:
             try:
                 self._ids_by_size[size] = self.ids_of_image(Image.new("RGB", size))
             except ValueError as error:  # such as a refusal of very long and thin images
-                raise BadRecordError(f"image {str(path)!r} is refused by the processor ({error})") from None
+                raise BadRecordError(f"image {quoted(str(path), 300)} is refused by the processor ({error})") from None
         return self._ids_by_size[size]
 
     def ids_of_image(self, image: Image.Image) -> list[int]:
@@ -135,7 +150,12 @@ class ChatFormat:
         encoded = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False)
         return [int(token) for token in encoded["input_ids"][0]]
 
-    def image_inputs(self, image: Image.Image) -> ImageInputs:
+    def require_size(self, width: int, height: int, path: Path) -> None:
+        require_not_thin(width, height, path)
+        require_paddable(width, height, path)
+
+    def image_inputs(self, path: Path) -> ImageInputs:
+        image = load_image(path, self.require_size)
         # The processor's own call: its settings for images are not all its image processor's.
         encoded = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False, return_tensors="pt")
         of_text = {*self.processor.tokenizer.model_input_names, "mm_token_type_ids", "token_type_ids"}

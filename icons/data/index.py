@@ -2,8 +2,8 @@
 
 An index is a safetensors file: `offsets` [N + 1] int64 (the last one is the end of the last record), and in its
 metadata what the data file was when it was read: size, modification and change time, a digest of samples of its bytes,
-and the SHA-256 of all of them. It is used when all that still holds and its own checksum fits; otherwise it is made
-again. Offsets are read from it one at a time, so that memory does not grow with N.
+and the SHA-256 of all of them. It is used when all that still holds and its own checksums, of the metadata and of the
+offsets, fit; otherwise it is made again. Offsets are read from it one at a time, so that memory does not grow with N.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SMALL = 8 << 20
 """Bytes up to which a file is read at every start and gets no index: that takes some hundredths of a second."""
 FOLDER = ".icons-cache"
 
-_FORMAT = "icons-offsets-1"
+_FORMAT = "icons-offsets-2"
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
 _LARGEST_HEADER = 1 << 16
 
@@ -124,6 +124,8 @@ def _read(place: Path, facts: Facts) -> StoredOffsets | None:
             return None
         header, start = json.loads(file.read(8, 8 + size)), 8 + size
         metadata, (count,) = header["__metadata__"], header["offsets"]["shape"]
+        if metadata.pop("seal") != _seal(metadata):
+            return None
         if not facts.items() <= metadata.items() or file.stat().st_size != start + 8 * count:
             return None
         if _checksum(file.blocks(start)) != metadata["crc32"]:
@@ -150,7 +152,7 @@ def _build_once(place: Path, path: Path, file: OpenFile, kind: Kind, facts: Fact
             count, sha256, checksum = _scan(path, file, kind, spool)
             offsets = OpenFile(os.dup(spool.fileno()))
             metadata = {**facts, "sha256": sha256, "crc32": checksum}
-            write_parts(place, _safetensors(metadata, count, offsets))
+            write_parts(place, _safetensors({**metadata, "seal": _seal(metadata)}, count, offsets))
     if stored := _read(place, facts):
         return stored
     raise OSError(errno.EIO, "an index does not read back as it was written", str(place))
@@ -194,6 +196,11 @@ def _scan(path: Path, file: OpenFile, kind: Kind, spool: IO[bytes]) -> tuple[int
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise UserError(f"{path}: changed while it was read; run again when it is complete")
     return count, total.hexdigest(), f"{crc:08x}"
+
+
+def _seal(metadata: Facts) -> str:
+    """Hex SHA-256 of an index's metadata."""
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(blocks: Iterator[bytes]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +20,30 @@ class OpenFile:
 
     @classmethod
     def at(cls, path: Path) -> OpenFile:
-        return cls(os.open(path, os.O_RDONLY))
+        """OSError when it cannot be opened, or is no regular file: a pipe or a device would be waited for, for ever."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return cls(descriptor)
 
     def __del__(self) -> None:
         os.close(self._descriptor)
 
     def stat(self) -> os.stat_result:
         return os.fstat(self._descriptor)
+
+    def state(self) -> tuple[int, int]:
+        """Size and modification time (ns): they stay while nothing writes into the file."""
+        stat = self.stat()
+        return stat.st_size, stat.st_mtime_ns
+
+    def sha256(self) -> str:
+        """Hex SHA-256 of all its bytes."""
+        total = hashlib.sha256()
+        for block in self.blocks():
+            total.update(block)
+        return total.hexdigest()
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes [start, stop), fewer where the file ends before."""

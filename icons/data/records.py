@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from icons.data.index import SMALL, offsets_in_memory, open_offsets
+from icons.data.index import SMALL, StoredOffsets, offsets_in_memory, open_offsets
 from icons.data.open_file import OpenFile
+from icons.data.scan import Kind
 from icons.errors import BadRecordError, UserError
+from icons.plain import quoted
 
 
 def open_records(path: Path) -> Records:
@@ -24,24 +26,33 @@ def open_records(path: Path) -> Records:
 class Records:
     """Random access to the records of one data file, in any thread and after a fork.
 
+    `sha256` (hex) is that of the file that was opened, whatever its name stands for afterwards.
+
     Raises UserError when the file as a whole cannot be used: unreadable, empty, broken JSON (with the line), not a
-    list. A single broken line of a JSON-lines file raises BadRecordError when that record is asked for.
+    list, or of another SHA-256 than `expected` where that is given. A single broken line of a JSON-lines file raises
+    BadRecordError when that record is asked for.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, expected: str | None = None) -> None:
         self.path = path
         try:
             self._file = OpenFile.at(path)
+            self._state = self._file.state()
             head = self._file.read(0, 4096)
             text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+            self.sha256 = ""
             self._length, self._get = self._open_lines(text) if text.startswith(b"{") else self._open_list(head)
+            self.sha256 = self.sha256 or self._file.sha256()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        self.require_unchanged()
         if self._length == 0:
             raise UserError(f"{path}: holds no records")
+        if expected not in (None, self.sha256):
+            raise UserError(f"{path}: was replaced by another file while it was in use; run again")
 
-    def __reduce__(self) -> tuple[type[Records], tuple[Path]]:
-        return Records, (self.path,)
+    def __reduce__(self) -> tuple[type[Records], tuple[Path, str]]:
+        return Records, (self.path, self.sha256)
 
     def __len__(self) -> int:
         return self._length
@@ -56,14 +67,19 @@ class Records:
             raise BadRecordError(f"{self.where(row)}: expected an object, found {type(record).__name__}")
         return record
 
+    def require_unchanged(self) -> None:
+        """Raises UserError when something was written into the file since it was opened."""
+        if self._file.state() != self._state:
+            raise UserError(f"{self.path}: changed while it was read; run again when it is complete")
+
     def where(self, row: int, record: dict[str, Any] | None = None) -> str:
         """`file row 12 (id 'x')`, the way every message about a record begins."""
         name = record.get("id") if isinstance(record, dict) else None
-        return f"{self.path} row {row}" + (f" (id {name!r})" if name is not None else "")
+        return f"{self.path} row {row}" + (f" (id {quoted(name, 80)})" if name is not None else "")
 
     def _open_lines(self, head: bytes) -> tuple[int, Callable[[int], Any]]:
         large = self._file.stat().st_size > SMALL
-        offsets = open_offsets(self.path, self._file, "lines") if large else offsets_in_memory(self._file, "lines")
+        offsets = self._stored_offsets("lines") if large else offsets_in_memory(self._file, "lines")
 
         def line(row: int) -> Any:
             # Up to the next record there may be blank lines.
@@ -82,7 +98,7 @@ class Records:
         if self._file.stat().st_size <= SMALL or b"\0" in head:  # zero bytes: UTF-16 or UTF-32, which is rare
             return self._open_parsed()
         try:
-            offsets = open_offsets(self.path, self._file, "list")
+            offsets = self._stored_offsets("list")
         except (ValueError, RecursionError):
             return self._open_parsed()  # which says what is wrong, and where
         decode = json.JSONDecoder().raw_decode
@@ -95,6 +111,11 @@ class Records:
                 raise UserError(f"{self.path}: changed since it was opened ({error}); run again") from None
 
         return len(offsets) - 1, element
+
+    def _stored_offsets(self, kind: Kind) -> StoredOffsets:
+        offsets = open_offsets(self.path, self._file, kind)
+        self.sha256 = offsets.sha256
+        return offsets
 
     def _open_parsed(self) -> tuple[int, Callable[[int], Any]]:
         records = self._parse_list(b"".join(self._file.blocks()))

@@ -42,18 +42,41 @@ class Prompt:
 def labelled(ids: list[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Tokens:
     """The ids with a label wherever a token's characters [start, stop) and a span have one in common.
 
-    A token may carry the space before it, so that it begins before the span that it belongs to. An id of no characters
-    or IMAGE_ID is never a label.
+    A token may carry the space before it, so that it begins before the span that it belongs to. Of a token that the
+    tokenizer reports no characters for, those between its neighbours count; where these are none, it is labelled when
+    both neighbours lie in one span. IMAGE_ID is never a label.
     """
     labels = [IGNORE] * len(ids)
     coming = iter(spans)
     span = next(coming, None)
-    for position, (start, stop) in enumerate(offsets):
+    for position, (start, stop) in enumerate(_filled(offsets)):
         while span is not None and start >= span[1]:
             span = next(coming, None)
-        if span is not None and stop > span[0] and stop > start and ids[position] != IMAGE_ID:
+        inside = span is not None and stop > span[0] and (stop > start or span[0] < start < span[1])
+        if inside and ids[position] != IMAGE_ID:
             labels[position] = ids[position]
     return Tokens(ids, labels)
+
+
+def _filled(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The characters of each token; those without any get what lies between the tokens around them.
+
+    Before the first token that has some there is nothing, and behind the last one neither: what stands there was put
+    there by the tokenizer.
+    """
+    filled = list(offsets)
+    before, empty = 0, list[int]()
+    seen = False
+    for position, (start, stop) in enumerate(offsets):
+        if stop <= start:
+            empty.append(position)
+            continue
+        for each in empty:
+            filled[each] = (before, max(before, start)) if seen else (0, 0)
+        before, empty, seen = max(before, stop), [], True
+    for each in empty:
+        filled[each] = (before, before)
+    return filled
 
 
 def expand_images(tokens: Tokens, images: Sequence[Sequence[int]], max_length: int) -> tuple[Tokens, list[int]]:

@@ -19,8 +19,12 @@ def render_vicuna(conversation: Conversation, eos: str = "</s>") -> Prompt:
     """`SYSTEM USER: ... ASSISTANT: ...</s>USER: ...`; a span runs from behind `ASSISTANT:` through `</s>`.
 
     `<image>` moves to the front of its turn. An empty turn is its role alone, without `</s>`, and nothing of it is
-    predicted. Raises BadRecordError for more than one image.
+    predicted. Raises BadRecordError for more than one image, and for a system text of the record's own.
     """
+    if conversation.system is not None:
+        raise BadRecordError(
+            "a system text of its own; template vicuna_v1 always writes LLaVA's, template chat_template takes it"
+        )
     if len(conversation.images) > 1:
         raise BadRecordError(
             f"{len(conversation.images)} images; template vicuna_v1 takes one a record, template chat_template several"
@@ -34,26 +38,40 @@ def render_vicuna(conversation: Conversation, eos: str = "</s>") -> Prompt:
         else:
             start = len(text) + len("ASSISTANT:")
             text += f"ASSISTANT: {turn.text}{eos}"
-            spans.append((start, len(text)))
+            if turn.predicted:
+                spans.append((start, len(text)))
     return Prompt(text, spans, len(conversation.images))
 
 
 def tokenise_vicuna(prompts: Sequence[Prompt], tokenizer: Any) -> list[Tokens]:
     """Ids and labels for each prompt; one call of the (fast) tokenizer for all of them.
 
-    The text is tokenised piece by piece around `<image>` and the pieces joined, the extra beginning-of-sequence ids
-    dropped, as LLaVA's `tokenizer_image_token` does.
+    The text is tokenised piece by piece around `<image>` and the pieces joined, what the tokenizer puts before a text
+    of its own standing before the first piece alone, as in LLaVA's `tokenizer_image_token`. What it would put behind
+    (EOS, with some settings) is left out: the template writes its own.
     """
     split = [prompt.text.split(IMAGE_TAG) if prompt.images else [prompt.text] for prompt in prompts]
     pieces = [piece for texts in split for piece in texts]
-    encoded = tokenizer(pieces, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+    lead = lead_of(tokenizer)
+    encoded = tokenizer(
+        pieces, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
+    )
     tokens, at = [], 0
     for prompt, texts in zip(prompts, split, strict=True):
         upto = at + len(texts)
         ids, offsets = encoded["input_ids"][at:upto], encoded["offset_mapping"][at:upto]
-        tokens.append(labelled(*_joined(texts, ids, offsets, tokenizer.bos_token_id), prompt.spans))
+        tokens.append(labelled(*_joined(texts, ids, offsets, lead), prompt.spans))
         at = upto
     return tokens
+
+
+def lead_of(tokenizer: Any) -> list[int]:
+    """The ids that a tokenizer puts before every text: the beginning-of-sequence token, or none."""
+    plain, whole = (tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"] for special in (False, True))
+    for at in range(len(whole) - len(plain) + 1):
+        if whole[at : at + len(plain)] == plain:
+            return [int(token) for token in whole[:at]]
+    return []
 
 
 def _image_first(turn: Turn) -> str:
@@ -63,18 +81,17 @@ def _image_first(turn: Turn) -> str:
 
 
 def _joined(
-    texts: list[str], ids: list[list[int]], offsets: list[list[tuple[int, int]]], bos: int | None
+    texts: list[str], ids: list[list[int]], offsets: list[list[tuple[int, int]]], lead: list[int]
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    joined: list[int] = []
-    places: list[tuple[int, int]] = []
+    joined: list[int] = [*lead]
+    places: list[tuple[int, int]] = [(0, 0)] * len(lead)
     base = 0
     for index, text in enumerate(texts):
-        skip = int(index > 0 and bool(ids[index]) and ids[index][0] == bos)
         if index > 0:
             joined.append(IMAGE_ID)
             places.append((base, base + len(IMAGE_TAG)))
             base += len(IMAGE_TAG)
-        joined += ids[index][skip:]
-        places += [(base + start, base + stop) for start, stop in offsets[index][skip:]]
+        joined += ids[index]
+        places += [(base + start, base + stop) for start, stop in offsets[index]]
         base += len(text)
     return joined, places

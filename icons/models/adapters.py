@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -19,9 +19,11 @@ from torch import nn
 from icons.config import LoraConfig, ModelConfig
 from icons.errors import UserError
 from icons.gradients.lora import lora_pairs
+from icons.models.foreign import reason, require_plain_folder
 from icons.models.loading import meta_model
 from icons.models.parts import is_language, language_linears, language_model_name
 from icons.models.vlm import VisionLanguageModel
+from icons.plain import in_line
 
 
 def attach_fresh_lora(
@@ -89,8 +91,10 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
         warnings.simplefilter("ignore")
         try:
             peft = PeftModel.from_pretrained(model.base, folder, is_trainable=False)
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise UserError(f"adapter {folder} cannot be loaded ({str(error).splitlines()[0]})") from None
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise UserError(f"adapter {folder} cannot be loaded ({reason(error)})") from None
     for parameter in _whole_modules(peft).values():  # trained in float32, used beside layers of the model's own dtype
         parameter.data = parameter.data.to(model.base.dtype)
     return replace(model, peft=peft.requires_grad_(False).eval())
@@ -111,8 +115,8 @@ def require_fit(folder: Path, bare: nn.Module) -> None:
         warnings.simplefilter("ignore")
         try:
             peft = get_peft_model(bare, PeftConfig.from_pretrained(folder))
-        except (ValueError, RuntimeError, KeyError, TypeError) as error:
-            raise UserError(f"adapter {folder} does not fit the model ({str(error).splitlines()[0]})") from None
+        except Exception as error:
+            raise UserError(f"adapter {folder} does not fit the model ({reason(error)})") from None
     try:
         pairs = lora_pairs(peft)
     except ValueError as error:
@@ -127,6 +131,8 @@ def require_fit(folder: Path, bare: nn.Module) -> None:
     expected |= {name: tuple(parameter.shape) for name, parameter in _whole_modules(peft).items()}
     strangers, absent = sorted(stored.keys() - expected.keys()), sorted(expected.keys() - stored.keys())
     if strangers or absent:
+        if layout := _older_layout(stored):
+            raise UserError(f"adapter {folder} has {layout}; save it again with today's PEFT")
         example = f"unknown to the model: {strangers[0]}" if strangers else f"not in the adapter: {absent[0]}"
         count = len(strangers) + len(absent)
         raise UserError(f"adapter {folder} does not fit the model: {count} tensor names differ ({example})")
@@ -135,19 +141,35 @@ def require_fit(folder: Path, bare: nn.Module) -> None:
             raise UserError(f"adapter {folder} does not fit the model: {name} is {shape}, expected {expected[name]}")
 
 
+def _older_layout(names: Iterable[str]) -> str | None:
+    """What an adapter's names are like, where they are like those of an earlier PEFT or of another library."""
+    names = list(names)
+    if any(re.search(r"\.lora_[AB]\.\w+\.weight$", name) for name in names):
+        return "the adapter's name within its tensors' names (lora_A.default.weight), as a model's own state dict has"
+    if any("lora_up." in name or "lora_down." in name for name in names):
+        return "tensors called lora_up and lora_down, as diffusion libraries write them"
+    if names and not any(name.startswith("base_model.model.") for name in names):
+        return f"tensors without PEFT's prefix base_model.model. (the first is {in_line(names[0])})"
+    return None
+
+
 def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors in a PEFT adapter folder, from the file's header."""
     path = folder / "adapter_model.safetensors"
+    if folder.is_dir():
+        require_plain_folder(folder, "adapter")
     if (folder / "non_lora_trainables.bin").is_file():
         raise UserError(_convert_first(folder))
     if not path.is_file() or not (folder / "adapter_config.json").is_file():
         raise UserError(f"adapter {folder} has no adapter_model.safetensors and adapter_config.json (PEFT format)")
     try:
-        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError("adapter_config.json holds no object")
         with safe_open(path, framework="np") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"adapter {path} cannot be read ({error})") from None
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"adapter {path} cannot be read ({reason(error)})") from None
 
 
 def lora_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -193,8 +215,10 @@ def adam_moments(
         numbers = optimizer["param_groups"][0]["params"]  # the LoRA tensors; a projector is in a group of its own
         states = [optimizer["state"][number] for number in numbers]
         (beta1, beta2), eps = optimizer["param_groups"][0]["betas"], optimizer["param_groups"][0]["eps"]
-    except (OSError, KeyError, IndexError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read as an optimizer's state ({str(error).splitlines()[0]})") from None
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as an optimizer's state ({reason(error)})") from None
     named = {name.replace(".default", ""): p for name, p in model.peft.named_parameters() if "lora_" in name}
     shapes = [tuple(parameter.shape) for parameter in named.values()]
     if [tuple(state["exp_avg"].shape) for state in states] != shapes:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from icons.errors import UserError
+from icons.models.foreign import reason, require_plain_folder
 from icons.models.llava_adapter import LINEAR, PROJECTOR
 from icons.models.published import read_model_folder, read_tensors
 from icons.models.sentencepiece import write_tokenizer_json
@@ -26,7 +27,7 @@ ROWS = 64
 
 
 def assemble_llava(llm: Path, vision: Path, projector: Path, out: Path) -> None:
-    """Writes a Hugging Face LLaVA folder, weights in the dtypes of the parts; `out` is there when it is complete.
+    """Fills the folder `out` with a Hugging Face LLaVA, weights in the dtypes of the parts.
 
     The rows that the vocabulary gains, the image token's among them, are the mean of the others. Raises UserError for a
     part of another kind and parts whose widths do not fit.
@@ -37,18 +38,8 @@ def assemble_llava(llm: Path, vision: Path, projector: Path, out: Path) -> None:
     config = _config(text_config, vision_config, tokenizer, text["model.language_model.embed_tokens.weight"])
     tensors = text | _vision_tensors(vision) | _projector_tensors(projector)
     model = _filled(config, tensors)
-    temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        _save(model, temporary)
-        _processor(vision, config, tokenizer).save_pretrained(temporary)
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    _save(model, out)
+    _processor(vision, config, tokenizer).save_pretrained(out)
 
 
 def _llm_config(folder: Path) -> Any:
@@ -70,12 +61,14 @@ def _vision_config(folder: Path) -> Any:
 def _auto_config(folder: Path, option: str) -> Any:
     from transformers import AutoConfig
 
+    if folder.is_dir():
+        require_plain_folder(folder, option)
     if not (folder / "config.json").is_file():
         raise UserError(f"{option}: {folder} has no config.json; expected a Hugging Face model folder")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{option}: {folder}/config.json is not understood ({str(error).splitlines()[0]})") from None
+    except Exception as error:
+        raise UserError(f"{option}: {folder}/config.json is not understood ({reason(error)})") from None
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -105,8 +98,8 @@ def _with_tokenizer_json(folder: Path, readable: Path) -> Path:
     path = folder / "tokenizer_config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"--llm: {path} cannot be read ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--llm: {path} cannot be read ({reason(error)})") from None
     settings.setdefault("legacy", True)  # what a folder that does not say was published for
     (readable / path.name).write_text(json.dumps(settings), encoding="utf-8")
     write_tokenizer_json(folder / "tokenizer.model", settings, readable / "tokenizer.json")
@@ -118,9 +111,8 @@ def _read_tokenizer(readable: Path, folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(readable, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--llm: {folder} has no usable tokenizer ({reason})") from None
+    except Exception as error:
+        raise UserError(f"--llm: {folder} has no usable tokenizer ({reason(error)})") from None
 
 
 def _config(text: Any, vision: Any, tokenizer: Any, embeddings_VH: Tensor) -> Any:
@@ -229,9 +221,8 @@ def _processor(vision: Path, config: Any, tokenizer: Any) -> Any:
 
     try:
         clip = AutoImageProcessor.from_pretrained(vision, backend="pil")
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--vision: {vision} has no usable image processor ({reason})") from None
+    except Exception as error:
+        raise UserError(f"--vision: {vision} has no usable image processor ({reason(error)})") from None
     images = LlavaImageProcessorPil(
         do_pad=True,
         size=dict(clip.size),

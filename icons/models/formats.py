@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from datetime import date, datetime, time
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -13,27 +14,32 @@ from typing import Any
 from PIL import Image
 
 from icons.config import ModelConfig
+from icons.data.chat import predicts_the_end
 from icons.data.conversation import IMAGE_TAG, parse_record
 from icons.data.formats import ChatFormat, InputFormat, LlavaFormat
 from icons.data.tokens import IMAGE_ID
 from icons.errors import BadRecordError, UserError
+from icons.models.foreign import reading, reason, require_own_code_only
 
 
 def input_format(folder: Path, config: ModelConfig) -> InputFormat:
     """The format of `model.template` for a model folder; a UserError when the folder's files do not give one."""
     from transformers import AutoConfig
 
+    if not config.trust_remote_code:
+        require_own_code_only(folder)
     try:
         model_config = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a foreign file: it may be anything
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"model.base: {folder} brings Python code of its own; read it, then set model.trust_remote_code: true"
             ) from None
-        raise UserError(f"model.base: {folder}/config.json is not understood ({_first_line(error)})") from None
-    if config.template == "vicuna_v1":
-        return _llava_format(folder, config, model_config)
-    return _chat_format(folder, config, model_config)
+        raise UserError(f"model.base: {folder}/config.json is not understood ({reason(error)})") from None
+    with reading(f"model.base: the tokenizer, processor or config in {folder} cannot be used"):
+        if config.template == "vicuna_v1":
+            return _llava_format(folder, config, model_config)
+        return _chat_format(folder, config, model_config)
 
 
 def reads_images(model_config: Any) -> bool:
@@ -68,26 +74,29 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
     if not reads_images(model_config):
         tokenizer = _tokenizer(folder, config.trust_remote_code)
         _require_template(folder, tokenizer.chat_template)
-        return ChatFormat(
+        render = _render(tokenizer, config.template_date)
+        chat = ChatFormat(
             tokenizer=tokenizer,
             processor=None,
-            render_messages=_render(tokenizer),
+            render_messages=render,
             image_token_id=None,
             placeholder=None,
-            special_tokens=_special_tokens(tokenizer),
+            end_tokens=_end_tokens(tokenizer),
             pad_token_id=_padding(tokenizer),
             max_length=config.max_length,
         )
+        _require_the_tokenizers_ids(folder, chat)
+        return replace(chat, warnings=_warnings(chat, with_parts=False))
     processor = _processor(folder, model_config.model_type, config.trust_remote_code)
     _require_template(folder, processor.chat_template)
-    render = _render(processor)
+    render = _render(processor, config.template_date)
     chat = ChatFormat(
         tokenizer=processor.tokenizer,
         processor=processor,
         render_messages=render,
         image_token_id=getattr(model_config, "image_token_id", None),
         placeholder=_placeholder(folder, processor, render),
-        special_tokens=_special_tokens(processor.tokenizer),
+        end_tokens=_end_tokens(processor.tokenizer),
         pad_token_id=_padding(processor.tokenizer),
         max_length=config.max_length,
     )
@@ -96,7 +105,8 @@ def _chat_format(folder: Path, config: ModelConfig, model_config: Any) -> ChatFo
         raise UserError(
             f"model.base: the processor in {folder} joins text and image tokens in a way that is not supported"
         )
-    return replace(chat, one_image=not all(_same_ids(folder, chat, turns, images) for turns, images in SEVERAL_IMAGES))
+    several = all(_same_ids(folder, chat, turns, images) for turns, images in SEVERAL_IMAGES)
+    return replace(chat, one_image=not several, warnings=_warnings(chat, with_parts=True))
 
 
 SMALL, LARGE = (40, 40), (420, 300)
@@ -111,12 +121,52 @@ SEVERAL_IMAGES = [
 """Conversations whose ids are compared with those that the processor itself gives them, with their images' sizes."""
 
 
-def _render(templated: Any) -> Callable[[list[dict[str, Any]]], str]:
+def _render(templated: Any, day: date) -> Callable[[list[dict[str, Any]]], str]:
+    """The template's text of messages; one that asks for today's date is told `day`, on every machine and every day."""
+    from transformers.utils import chat_template_utils
+
+    template = templated.chat_template
+    if isinstance(template, dict):
+        template = template["default"]
+    now = datetime.combine(day, time())
+    compiled = chat_template_utils._compile_jinja_template(template)  # cached: what is set here is what is rendered
+    compiled.globals["strftime_now"] = now.strftime
+
     def render(messages: list[dict[str, Any]]) -> str:
-        text: str = templated.apply_chat_template(messages, tokenize=False)
+        text: str = templated.apply_chat_template(messages, tokenize=False, chat_template=template)
         return text
 
     return render
+
+
+def _warnings(chat: ChatFormat, *, with_parts: bool) -> tuple[str, ...]:
+    assert chat.render_messages is not None
+    try:
+        stops = predicts_the_end(chat.render_messages, chat.end_tokens, with_parts)
+    except BadRecordError:
+        return ()  # a template that refuses this conversation; records have their own messages
+    if stops:
+        return ()
+    return (
+        "the chat template ends an answer with no token of its own, so no end of an answer is predicted and a model "
+        "that is trained on it does not learn to stop; use a template that writes the end-of-sequence token",
+    )
+
+
+def _require_the_tokenizers_ids(folder: Path, chat: ChatFormat) -> None:
+    """Raises UserError unless a conversation gets the ids of the tokenizer's own `apply_chat_template`."""
+    spoken = [{"from": "human", "value": "What is this?"}, {"from": "gpt", "value": "A cat."}]
+    conversation = parse_record({"conversations": spoken})
+    try:
+        (tokens,) = chat.tokenise([chat.render(conversation)])
+    except BadRecordError as error:
+        raise UserError(f"model.base: the chat template in {folder} cannot be used: {error}") from None
+    messages = [{"role": "user", "content": "What is this?"}, {"role": "assistant", "content": "A cat."}]
+    expected = chat.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    if tokens.ids != [int(token) for token in expected]:
+        raise UserError(
+            f"model.base: the tokenizer in {folder} joins its template's text in a way that is not supported"
+        )
 
 
 def _tokenizer(folder: Path, trusted: bool) -> Any:
@@ -124,8 +174,8 @@ def _tokenizer(folder: Path, trusted: bool) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.base: {folder} has no usable tokenizer ({_first_line(error)})") from None
+    except Exception as error:
+        raise UserError(f"model.base: {folder} has no usable tokenizer ({reason(error)})") from None
     if not tokenizer.is_fast or tokenizer.eos_token is None:
         raise UserError(f"model.base: {folder} needs a fast tokenizer with an end-of-sequence token")
     return tokenizer
@@ -142,7 +192,7 @@ def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
 
     names = []
     for file in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError, RecursionError):
             names.append(json.loads((folder / file).read_text(encoding="utf-8")).get("processor_class"))
     names.append(PROCESSOR_MAPPING_NAMES.get(model_type))
     name = next((name for name in names if isinstance(name, str)), None)
@@ -164,8 +214,8 @@ def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
     try:
         processor = still.from_pretrained(folder, trust_remote_code=trusted)
         processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=trusted)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        raise UserError(f"model.base: the processor in {folder} cannot be loaded ({_first_line(error)})") from None
+    except Exception as error:
+        raise UserError(f"model.base: the processor in {folder} cannot be loaded ({reason(error)})") from None
     if not processor.tokenizer.is_fast:
         raise UserError(f"model.base: {folder} needs a fast tokenizer")
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
@@ -173,7 +223,11 @@ def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
 
 
 def _require_template(folder: Path, template: Any) -> None:
-    if not isinstance(template, str):
+    if isinstance(template, dict) and not isinstance(template.get("default"), str):
+        raise UserError(
+            f"model.base: {folder} has several chat templates ({', '.join(map(str, template))}) and none is `default`"
+        )
+    if not isinstance(template, str | dict):
         raise UserError(
             f"model.base: {folder} has no chat template (chat_template.jinja); template chat_template needs one"
         )
@@ -227,17 +281,17 @@ def _counter(chat: ChatFormat) -> Callable[[int, int], int] | None:
     return count
 
 
-def _special_tokens(tokenizer: Any) -> list[str]:
-    return [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+def _end_tokens(tokenizer: Any) -> list[str]:
+    """Tokens that may close a turn: every added one, flagged special or not, the longest first."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    return sorted(
+        added | {str(tokenizer.eos_token)} if tokenizer.eos_token else added, key=lambda text: (-len(text), text)
+    )
 
 
 def _padding(tokenizer: Any) -> int:
     padding: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return padding
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _image_processor(folder: Path, pad: bool) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from icons.atomic import write_bytes
 from icons.errors import UserError
+from icons.models.foreign import reason
 from icons.models.published import read_tensors
 
 LORA = re.compile(r"base_model\.model\.model\.(?:language_model\.)?(layers\..+)\.lora_([AB])(?:\.default)?\.weight")
@@ -27,7 +28,7 @@ REFUSED = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern")
 
 
 def import_llava_adapter(source: Path, out: Path) -> int:
-    """Writes `out` from LLaVA's folder `source` and returns the number of tensors, `adapter_config.json` last.
+    """Fills the folder `out` from LLaVA's folder `source` and returns the number of tensors.
 
     Raises UserError for files that are missing, LoRA options that change the arithmetic, and any tensor that is neither
     the language model's LoRA nor the projector.
@@ -45,7 +46,6 @@ def import_llava_adapter(source: Path, out: Path) -> int:
         "target_modules": sorted(layers),
         "modules_to_save": ["model.multi_modal_projector"] if projector else None,
     }
-    out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / "adapter_model.safetensors", save(tensors | projector, metadata={"format": "pt"}))
     write_bytes(out / "adapter_config.json", json.dumps(written, indent=2).encode())
     return len(tensors) + len(projector)
@@ -55,8 +55,8 @@ def _settings(source: Path) -> dict[str, Any]:
     path = source / "adapter_config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or reason(error)})") from None
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         raise UserError(f"{path} is not of a LoRA adapter")
     for key in REFUSED:

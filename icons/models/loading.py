@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from icons.config import ModelConfig
 from icons.errors import UserError
+from icons.models.foreign import reading, reason, require_own_code_only, require_plain_folder
 from icons.models.formats import input_format, reads_images
 from icons.models.probe import with_right_head
 from icons.models.vlm import VisionLanguageModel
@@ -31,10 +31,11 @@ def model_folder(base: str) -> Path:
         try:
             folder = Path(snapshot_download(base, allow_patterns=PATTERNS))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"model.base: {base!r} is no folder here and not to be had from the Hub ({first})"
+                f"model.base: {base!r} is no folder here and not to be had from the Hub ({reason(error)})"
             ) from None
+    if folder.is_dir():
+        require_plain_folder(folder, "model.base")
     if not (folder / "config.json").is_file():
         raise UserError(f"model.base: {folder} has no config.json; expected a Hugging Face model folder")
     if not any(folder.glob("*.safetensors")):
@@ -63,10 +64,10 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
                 output_loading_info=True,
                 trust_remote_code=config.trust_remote_code,
             )
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise UserError(
-                f"model.base: the weights in {folder} cannot be loaded ({str(error).splitlines()[0]})"
-            ) from None
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise UserError(f"model.base: the weights in {folder} cannot be loaded ({reason(error)})") from None
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(f"model.base: {folder} lacks {len(missing)} of the model's tensors, the first is {missing[0]}")
@@ -77,7 +78,7 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
 def meta_model(config: ModelConfig) -> nn.Module:
     """The model without weights, from its config alone."""
     settings = _hugging_face_config(config)
-    with torch.device("meta"):
+    with reading(f"model.base: no model can be made of {config.base}/config.json"), torch.device("meta"):
         model: nn.Module = _auto_class(settings).from_config(settings, trust_remote_code=config.trust_remote_code)
     return model
 
@@ -85,7 +86,11 @@ def meta_model(config: ModelConfig) -> nn.Module:
 def _hugging_face_config(config: ModelConfig) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(model_folder(config.base), trust_remote_code=config.trust_remote_code)
+    folder = model_folder(config.base)
+    if not config.trust_remote_code:
+        require_own_code_only(folder)
+    with reading(f"model.base: {folder}/config.json is not understood"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
 def _auto_class(config: Any) -> Any:

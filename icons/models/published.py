@@ -6,15 +6,15 @@ Nothing is unpickled beyond tensors (`weights_only`), and files are mapped into 
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from icons.errors import UserError
+from icons.models.foreign import reason
+from icons.plain import in_line
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
 
@@ -31,8 +31,8 @@ def read_model_folder(folder: Path, what: str) -> dict[str, Tensor]:
         if index.is_file():
             try:
                 files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, AttributeError) as error:
-                raise UserError(f"{what}: {index} cannot be read ({error})") from None
+            except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+                raise UserError(f"{what}: {index} is not the index of a model's weights ({reason(error)})") from None
             return {name: tensor for file in files for name, tensor in read_tensors(folder / file).items()}
     raise UserError(f"{what}: {folder} has no weights ({' or '.join(STEMS)}, or their index)")
 
@@ -43,10 +43,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not there")
     try:
         tensors = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read as tensors ({str(error).strip().splitlines()[0]})") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+    except Exception as error:  # of a foreign file: it may be anything
+        raise UserError(f"{path} cannot be read as tensors ({reason(error)})") from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    ):
         raise UserError(f"{path} does not hold tensors by name")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            raise UserError(f"{path}: {in_line(name)} is a sparse or quantised tensor; expected plain ones")
     return tensors
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icons.data.plain import plain
+from icons.plain import plain
 from icons.report.drawing import (
     ALL,
     CHOSEN,

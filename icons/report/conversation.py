@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from icons.data.plain import plain
+from icons.plain import plain
 
 _FIRST_TURNS, _FIRST_CHARACTERS = 2, 320
 _MOST_CHARACTERS = 6_000  # of one conversation

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from icons.data.plain import plain
+from icons.plain import plain
 
 _WHERE = re.compile(
     r"^.*? (?:row \d+(?: \(id (?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^)]*)\))?|line \d+ \(row \d+\)): "

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from icons.data.plain import plain
 from icons.data.source import record_images, record_source
+from icons.plain import plain
 from icons.report.conversation import Shortened, shortened
 from icons.report.drawing import clip
 from icons.report.material import Material

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icons.data.images import image_path, load_image
-from icons.data.plain import plain
 from icons.errors import BadRecordError
+from icons.plain import plain
 from icons.report.traits import NAME
 
 _STEPS = ((192, 78), (192, 55), (144, 50), (96, 45), (64, 35))  # longest side and quality, tried until it is small

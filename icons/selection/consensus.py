@@ -1,12 +1,13 @@
 """Generalist: votes, ranks and the cut.
 
 ICONS (arXiv 2501.00654), stage 2: a task votes for the samples at or above its (100 - p)-th score percentile, votes are
-summed over tasks, and the int(p/100 · N) samples with most votes are selected. Votes are small integers, so the cut
+summed over tasks, and the floor(p · N / 100) samples with most votes are selected. Votes are small integers, so the cut
 falls inside a class of samples with equal votes; the tie-break decides there, the same way on every machine.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -51,8 +52,8 @@ def percentile_ranks(scores_NK: npt.NDArray[np.float32], valid_N: Bool) -> Float
 
 
 def budget(num_rows: int, percent: float) -> int:
-    """int(percent/100 · N), as published."""
-    return int(percent / 100 * num_rows)
+    """floor(percent · N / 100) in exact arithmetic: 29% of 100 are 29, where floating point makes them 28.99..."""
+    return int(Fraction(repr(float(percent))) * num_rows / 100)
 
 
 def highest(

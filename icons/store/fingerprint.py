@@ -66,12 +66,12 @@ def tensors_digest(path: Path) -> str:
         try:
             tensors = json.loads(header)
             spans = sorted(entry["data_offsets"] for name, entry in tensors.items() if name != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError):
+            for start, stop in spans:
+                for begin in sorted({start, max(start, stop - _PIECE)}):
+                    file.seek(8 + size + begin)
+                    total.update(file.read(max(0, min(_PIECE, stop - begin))))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
             raise UserError(f"{path} cannot be loaded: not a safetensors file, or a damaged one") from None
-        for start, stop in spans:
-            for begin in sorted({start, max(start, stop - _PIECE)}):
-                file.seek(8 + size + begin)
-                total.update(file.read(min(_PIECE, stop - begin)))
     return total.hexdigest()
 
 

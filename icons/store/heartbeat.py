@@ -13,6 +13,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from icons.errors import UserError
+from icons.plain import in_line
 from icons.stop import Stopped
 from icons.store.files import read_json, write_json
 from icons.store.lock import only_one_process
@@ -96,7 +98,7 @@ class Heartbeat:
             with suppress(OSError):
                 (self._folder / FILE).unlink(missing_ok=True)
         elif isinstance(error, Stopped | KeyboardInterrupt):
-            self.write("stopped", error.signal if isinstance(error, Stopped) else "Ctrl-C")
+            self.write("stopped", error.signal if isinstance(error, Stopped) else "SIGINT")
         else:
             self.write("failed", describe(error))
 
@@ -124,9 +126,17 @@ def read_beat(folder: Path, now: float) -> Beat | None:
     path = folder / FILE
     try:
         raw: Any = read_json(path)
-        return Beat(age=now - path.stat().st_mtime, **raw)
-    except (OSError, UserError, TypeError):
+        typed = {name: _KINDS[name](raw[name]) for name in _KINDS}
+        return Beat(age=now - path.stat().st_mtime, **typed)
+    except (OSError, UserError, TypeError, ValueError, KeyError, OverflowError, RecursionError):
         return None
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("state", "host", "machine", "job", "error"), lambda value: in_line(value, 500)),
+    **dict.fromkeys(("rows", "total", "pid"), int),
+    **dict.fromkeys(("rate", "idle"), float),
+}
 
 
 def file_system_now(folder: Path) -> float:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from icons.errors import UserError
 from icons.store.files import write_tensors
+from icons.store.fingerprint import Fingerprint
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Scores:
     of the shards, at the last of the checkpoints. All of them are 0 where `valid` [N] is false.
 
     `fingerprint` (16 hex digits) stands for the training rows, the validation rows and all that made them; `data` is
-    the digest of the training data file.
+    the digest of the training data file; `asked` is what the config asked for, field by field.
     """
 
     scores: npt.NDArray[np.float32]
@@ -34,6 +35,7 @@ class Scores:
     columns: list[str]
     fingerprint: str
     data: str
+    asked: Fingerprint
 
 
 TENSORS = ("scores", "valid", "merged", "losses", "norms")
@@ -41,16 +43,20 @@ TENSORS = ("scores", "valid", "merged", "losses", "norms")
 
 def write_scores(path: Path, scores: Scores) -> None:
     metadata = {"columns": json.dumps(scores.columns), "fingerprint": scores.fingerprint, "data": scores.data}
-    metadata["sha256"] = _digest(scores)
+    metadata |= {"asked": json.dumps(scores.asked, sort_keys=True), "sha256": _digest(scores)}
     write_tensors(path, {name: getattr(scores, name) for name in TENSORS}, metadata)
 
 
 def _digest(scores: Scores) -> str:
     """Hex SHA-256 of everything in the table."""
-    total = hashlib.sha256("\n".join([*scores.columns, scores.fingerprint, scores.data]).encode())
+    total = hashlib.sha256(_head(scores).encode())
     for name in TENSORS:
         total.update(np.ascontiguousarray(getattr(scores, name)).data)
     return total.hexdigest()
+
+
+def _head(scores: Scores) -> str:
+    return "\n".join([*scores.columns, scores.fingerprint, scores.data, json.dumps(scores.asked, sort_keys=True)])
 
 
 def is_written(path: Path, fingerprint: str) -> bool:
@@ -78,14 +84,15 @@ def read_scores(path: Path) -> Scores:
         raise UserError(f"{path} does not exist; run `icons specialist` first")
     try:
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata()
-            if "norms" not in set(file.keys()):
+            metadata = file.metadata() or {}
+            if "asked" not in metadata:
                 raise UserError(f"{path} was made by an earlier version; run `icons specialist` again")
             scores = Scores(
                 **{name: file.get_tensor(name) for name in TENSORS},
                 columns=json.loads(metadata["columns"]),
                 fingerprint=metadata["fingerprint"],
                 data=metadata["data"],
+                asked=json.loads(metadata["asked"]),
             )
             if _digest(scores) != metadata["sha256"]:
                 raise ValueError("its SHA-256 does not fit")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch.utils.data import DataLoader, Dataset
 
 from icons.data.batches import with_readable_images
+from icons.data.formats import InputFormat
 from icons.data.samples import BadRecord, Sample
 from icons.progress import Progress
 from icons.training.sampler import has_image
@@ -16,12 +17,12 @@ SAMPLES_AT_ONCE = 64
 WORTH_A_PROCESS = 1024  # samples; fewer are decoded sooner than processes start
 
 
-def unreadable(samples: Sequence[Sample], title: str, processes: int = 1) -> list[BadRecord]:
+def unreadable(samples: Sequence[Sample], inputs: InputFormat, title: str, processes: int = 1) -> list[BadRecord]:
     """The samples whose image cannot be decoded, in their order; no title: silent.
 
     Decodes in up to 8 processes, `processes` of this machine doing the same.
     """
-    pieces = _Pieces([sample for sample in samples if has_image(sample)])
+    pieces = _Pieces([sample for sample in samples if has_image(sample)], inputs.for_images())
     cores = (os.cpu_count() or 1) // processes
     workers = min(8, cores) if cores > 1 and len(pieces) * SAMPLES_AT_ONCE > WORTH_A_PROCESS else 0
     bad: list[BadRecord] = []
@@ -33,12 +34,12 @@ def unreadable(samples: Sequence[Sample], title: str, processes: int = 1) -> lis
 
 
 class _Pieces(Dataset[tuple[int, list[BadRecord]]]):
-    def __init__(self, samples: list[Sample]) -> None:
-        self.samples = samples
+    def __init__(self, samples: list[Sample], inputs: InputFormat) -> None:
+        self.samples, self.inputs = samples, inputs
 
     def __len__(self) -> int:
         return -(-len(self.samples) // SAMPLES_AT_ONCE)
 
     def __getitem__(self, index: int) -> tuple[int, list[BadRecord]]:
         piece = self.samples[index * SAMPLES_AT_ONCE : (index + 1) * SAMPLES_AT_ONCE]
-        return len(piece), with_readable_images(piece)[1]
+        return len(piece), with_readable_images(piece, self.inputs)[1]

@@ -20,7 +20,15 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from icons.data.batches import one_tokenizer_thread
 from icons.errors import UserError
 from icons.progress import Progress
-from icons.store.whole import MARKER, damaged, is_marked, mark_whole
+from icons.stop import Asked, asked, finishing, stop_as
+from icons.store.checkpoints import (
+    begin_checkpoint,
+    checkpoint_step,
+    checkpoints,
+    finish_checkpoint,
+    our_checkpoints,
+)
+from icons.store.whole import MARKER, damaged
 from icons.training.infobatch import InfoBatch, SamplePasses
 from icons.training.log import TrainingLog
 from icons.training.packed import PackedSamples
@@ -39,12 +47,6 @@ class Trained:
     loss: float
     steps: int
     passes: SamplePasses | None = None
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in order of their step; those without their marker were cut off and do not count."""
-    whole = [path for path in folder.glob("checkpoint-*") if is_marked(path)]
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def fine_tune(
@@ -66,10 +68,10 @@ def fine_tune(
     while done and damaged(done[-1]):
         done.pop()  # it is made again from the one before
     if processes.main:
-        for path in folder.glob("checkpoint-*"):
+        for path in our_checkpoints(folder):
             if path not in done:
                 shutil.rmtree(path)
-    reached = int(done[-1].name.removeprefix("checkpoint-")) if done else 0
+    reached = (checkpoint_step(done[-1]) or 0) if done else 0
     heads = samples.samples.heads if isinstance(samples.samples, PackedSamples) else samples.samples
     step_size = recipe.batch_size * recipe.gradient_accumulation * processes.count
     sampler = GroupedSampler(heads, step_size, recipe.seed)
@@ -91,10 +93,14 @@ def fine_tune(
     trainer.remove_callback(ProgressCallback)
     log = TrainingLog(folder, reached) if processes.main else None
     with Progress(title if processes.main else "", recipe.steps, reached, "steps") as progress:
-        trainer.add_callback(_Report(trainer, processes, progress, log, recipe.keep))
+        report = _Report(trainer, processes, progress, log, recipe.keep)
+        trainer.add_callback(report)
         if not _finished(pruned, reached, recipe):  # else it was killed behind its last step: no more is to be made
-            trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+            with finishing():
+                trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
             reached = trainer.state.global_step
+    if report.asked is not None and not _finished(pruned, reached, recipe):
+        stop_as(report.asked)
     loss = float(log.entries[-1]["loss"]) if log else math.nan
     return Trained(loss, reached, pruned.passes(reached) if pruned else None)
 
@@ -144,6 +150,11 @@ class _Trainer(Trainer):  # type: ignore[misc]
             pin_memory=self.args.dataloader_pin_memory,
             **order,
         )
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.args.should_save:
+            begin_checkpoint(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(*args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         if pruned := self.pruned:
@@ -206,6 +217,7 @@ class _Report(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.trainer, self.processes, self.progress, self.log, self.keep = trainer, processes, progress, log, keep
         self.since = time.monotonic()
+        self.asked: Asked | None = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.pruned:
@@ -222,6 +234,10 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         if pruned.finished(state.global_step) if pruned else state.global_step == state.max_steps:
             control.should_log = True  # the last line is of the end, whatever the interval
             control.should_save = control.should_training_stop = True
+        elif request := next((each for each in self.processes.gather(asked()) if each), None):
+            # A checkpoint on the way out: nothing of the steps since the last one is lost.
+            self.asked = request
+            control.should_log = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs is None or "loss" not in logs:
@@ -260,7 +276,7 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             descriptor = os.open(path, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-        mark_whole(checkpoint)
+        finish_checkpoint(checkpoint)
         for path in checkpoints(folder)[: -self.keep] if self.keep else []:
             (path / MARKER).unlink()
             shutil.rmtree(path)

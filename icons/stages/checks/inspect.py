@@ -12,6 +12,7 @@ from icons.data.tokens import IGNORE, IMAGE_ID, Tokens, expand_images
 from icons.errors import BadRecordError, UserError
 from icons.models.formats import input_format
 from icons.models.loading import model_folder
+from icons.plain import in_line
 from icons.progress import say
 
 
@@ -28,7 +29,7 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
         paths = [image_path(section.images, name) for name in conversation.images]
         ids = [inputs.image_ids(path) for path in paths]
         used, ends = expand_images(tokens, ids, inputs.max_length)
-        images = [load_image(path) for path in paths]
+        images = [load_image(path, inputs.require_size) for path in paths]
     except BadRecordError as error:
         raise BadRecordError(f"{records.where(row, record)}: {error}") from None
     cut = len(tokens.ids) + sum(len(image_ids) - 1 for image_ids in ids) - len(used.ids)
@@ -39,9 +40,9 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
         say(json.dumps({"input_ids": tokens.ids, "labels": tokens.labels, "image_sizes": sizes}))
         return
     say(records.where(row, record))
-    for name, image in zip(conversation.images, images, strict=True):
-        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in inputs.image_inputs(image).items())
-        say(f"image: {name}, {image.width} x {image.height} pixels, to the model as {shapes}")
+    for name, path, image in zip(conversation.images, paths, images, strict=True):
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in inputs.image_inputs(path).items())
+        say(f"image: {in_line(name)}, {image.width} x {image.height} pixels, to the model as {shapes}")
     if not images:
         say("image: none")
     say(f"tokens: {len(used.ids)} ({sum(map(len, ids[: len(ends)]))} of images), {used.num_targets} predicted")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from icons.config import Config
 from icons.errors import UserError
+from icons.plain import in_line
 from icons.ranges import as_ranges
-from icons.store.files import read_json
+from icons.stages.specialist.described import described, difference, val_type
+from icons.store.checkpoints import checkpoints
+from icons.store.files import read_sealed
 from icons.store.heartbeat import Beat, file_system_now, read_beat
 from icons.store.index import read_index
 from icons.store.layout import INDICES, RunFolder
 from icons.store.rows import Manifest, read_manifest
 from icons.store.scores import read_scores_header
 
-OPEN_STATES = ("running", "failed", "stopped", "damaged", "missing")
-"""States of a chunk or task that is not done; stopped: begun, and nothing is computing it."""
+OPEN_STATES = ("running", "failed", "stopped", "damaged", "stale", "missing")
+"""States of a chunk or task that is not done; stopped: begun, and nothing is computing it; stale: of other inputs."""
 HUNG_SECONDS = 600.0
 
 
@@ -61,35 +65,58 @@ class Summary:
 
 
 def collect_status(config: Config) -> list[Piece]:
+    """Every piece of the run; what was made of other inputs than the config names by now is stale, and says why."""
     folder = RunFolder(config.output_dir)
     now = file_system_now(folder.root)
     pieces = [_warmup(config, folder)]
+    asked = described(config)
     for checkpoint in config.gradients.checkpoints:
         lines = []
+        train = {**asked, "adapter": asked.get(f"adapter {checkpoint}")}
         for number, task in enumerate(config.tasks):
-            lines.append(_rows("val-grads", task.name, number, folder.task(checkpoint, task.name), now))
+            piece = _rows("val-grads", task.name, number, folder.task(checkpoint, task.name), now)
+            kind = val_type(config.gradients.type)
+            lines.append(_fitting(*piece, {**train, "data": asked.get(f"task {task.name}"), "gradient_type": kind}))
         for number in range(config.train.num_chunks):
             chunk = folder.chunk(checkpoint, number, config.train.num_chunks)
-            lines.append(_rows("train-grads", chunk.name, number, chunk, now))
-        lines.append(_merged(folder.index(checkpoint)))
+            lines.append(_fitting(*_rows("train-grads", chunk.name, number, chunk, now), train))
+        lines.append(_fitting(*_merged(folder.index(checkpoint)), train))
         pieces += [replace(piece, checkpoint=str(checkpoint)) for piece in lines]
-    header = read_scores_header(folder.scores)
-    columns = json.loads(header.get("columns", "[]"))
-    state = "missing" if not header else "done" if columns == list(config.columns) else "partial"
-    pieces.append(Piece("specialist", "", state, f"tasks {', '.join(columns)}" if columns else ""))
-    pieces.append(_selection(folder.selection(config.selection.name), config.selection.name))
+    scored, fingerprint = _scored(config, folder.scores, asked)
+    pieces.append(scored)
+    pieces.append(_selection(folder.selection(config.selection.name), config.selection.name, fingerprint))
     return pieces
+
+
+def _fitting(piece: Piece, made_of: Mapping[str, object], asked: Mapping[str, object]) -> Piece:
+    """The piece, stale where what it was made of is not what the config asks for."""
+    known = {field: value for field, value in asked.items() if value is not None or field in ("dim", "projection_seed")}
+    other = difference(made_of, known)
+    return piece if other is None else replace(piece, state="stale", detail=other)
+
+
+def _scored(config: Config, path: Path, asked: Mapping[str, object]) -> tuple[Piece, str]:
+    """The specialist's piece, and the fingerprint of the scores; their numbers are not read."""
+    header = read_scores_header(path)
+    if not header:
+        state = "damaged" if path.is_file() else "missing"
+        return Piece("specialist", "", state, f"{path} has no readable header" if path.is_file() else ""), ""
+    try:
+        columns = json.loads(header["columns"])
+        detail = f"tasks {in_line(', '.join(columns), 300)}"
+        made_of: Any = json.loads(header["asked"])
+        piece = Piece("specialist", "", "done" if columns == list(config.columns) else "partial", detail)
+        return _fitting(piece, made_of, asked), str(header["fingerprint"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return Piece("specialist", "", "damaged", f"the header of {path}"), ""
 
 
 def summarise(pieces: list[Piece]) -> list[Summary]:
     """One a stage and checkpoint, in the order of the stages."""
-    groups: dict[tuple[str, str], list[Piece]] = {}
-    for stage in dict.fromkeys(piece.stage for piece in pieces):
-        for piece in pieces:
-            if piece.stage == stage:
-                groups.setdefault((stage, piece.checkpoint), []).append(piece)
+    groups = by_checkpoint(pieces)
+    stages = {stage: at for at, stage in enumerate(dict.fromkeys(piece.stage for piece in pieces))}
     summaries = []
-    for (stage, checkpoint), members in groups.items():
+    for (stage, checkpoint), members in sorted(groups.items(), key=lambda group: stages[group[0][0]]):
         states = [piece.state for piece in members]
         rate = sum(piece.rate for piece in members if piece.state == "running")
         left = _rows_left(members)
@@ -98,6 +125,14 @@ def summarise(pieces: list[Piece]) -> list[Summary]:
         seconds = left / rate if rate > 0 and left is not None else None
         summaries.append(Summary(stage, checkpoint, counts, rate, seconds, as_ranges(again)))
     return summaries
+
+
+def by_checkpoint(pieces: list[Piece]) -> dict[tuple[str, str], list[Piece]]:
+    """Stage and checkpoint -> its pieces."""
+    groups: dict[tuple[str, str], list[Piece]] = {}
+    for piece in pieces:
+        groups.setdefault((piece.stage, piece.checkpoint), []).append(piece)
+    return groups
 
 
 def _rows_left(pieces: list[Piece]) -> float | None:
@@ -116,21 +151,21 @@ def _warmup(config: Config, folder: RunFolder) -> Piece:
     if not marker.is_file():
         return Piece("warmup", "", "missing")
     try:
-        manifest: Any = read_json(marker)
-        complete, steps = bool(manifest["complete"]), manifest["steps"]
-    except (UserError, KeyError, TypeError) as error:
-        return Piece("warmup", "", "damaged", f"{marker}: {error}")
-    checkpoints = [path.parent.name for path in folder.warmup.glob("checkpoint-*/complete")]
-    newest = max(checkpoints, key=lambda name: int(name.removeprefix("checkpoint-")), default="no checkpoint yet")
+        manifest: Any = read_sealed(marker, "run `icons warmup` again")
+        complete, steps = bool(manifest["complete"]), int(manifest["steps"])
+    except (UserError, KeyError, TypeError, ValueError) as error:
+        return Piece("warmup", "", "damaged", in_line(error, 300))
+    newest = next((path.name for path in reversed(checkpoints(folder.warmup))), "no checkpoint yet")
     done = complete and (folder.warmup / "final").is_dir()
     return Piece("warmup", "", "done" if done else "partial", f"{steps} steps, {newest}")
 
 
-def _rows(stage: str, name: str, number: int, folder: Path, now: float) -> Piece:
+def _rows(stage: str, name: str, number: int, folder: Path, now: float) -> tuple[Piece, Mapping[str, object]]:
+    """The piece, and what its rows were made of."""
     try:
         manifest = read_manifest(folder)
     except UserError as error:
-        return Piece(stage, name, "damaged", str(error), number=number)
+        return Piece(stage, name, "damaged", in_line(error, 300), number=number), {}
     piece = Piece(stage, name, "missing", number=number)
     if manifest is not None:
         piece = _from_manifest(piece, manifest)
@@ -140,7 +175,7 @@ def _rows(stage: str, name: str, number: int, folder: Path, now: float) -> Piece
                 piece = replace(piece, state="damaged", detail=f"{shard.file} is gone or cut off")
                 break
     beat = None if piece.state == "done" else read_beat(folder, now)
-    return piece if beat is None else _from_beat(piece, beat)
+    return (piece if beat is None else _from_beat(piece, beat)), manifest.fingerprint if manifest else {}
 
 
 def _from_manifest(piece: Piece, manifest: Manifest) -> Piece:
@@ -169,24 +204,27 @@ def _from_beat(piece: Piece, beat: Beat) -> Piece:
     return replace(piece, state="stopped", detail=ended)
 
 
-def _merged(path: Path) -> Piece:
+def _merged(path: Path) -> tuple[Piece, Mapping[str, object]]:
     if not path.is_file():
-        return Piece("merge", "", "missing")
+        return Piece("merge", "", "missing"), {}
     try:
         index = read_index(path)
     except UserError as error:
-        return Piece("merge", "", "damaged", str(error))
-    return Piece("merge", "", "done", f"{index.num_rows} rows in {len(index.shards)} shards")
+        return Piece("merge", "", "damaged", in_line(error, 300)), {}
+    return Piece("merge", "", "done", f"{index.num_rows} rows in {len(index.shards)} shards"), index.fingerprint
 
 
-def _selection(folder: Path, name: str) -> Piece:
+def _selection(folder: Path, name: str, scores: str) -> Piece:
+    """`scores` is the fingerprint of those that are there."""
     path = folder / INDICES
     if not path.is_file():
         return Piece("generalist", name, "missing")
     try:
-        selection: Any = read_json(path)
-        return Piece(
-            "generalist", name, "done", f"{name}: {len(selection['indices'])} of {selection['num_train']} selected"
-        )
+        head = read_sealed(path, f"run `icons generalist` with selection.name {name} again")
+        detail = f"{name}: {len(head['indices'])} of {head['num_train']} selected"
+        stale = bool(scores) and head["scores"] != scores
     except (UserError, KeyError, TypeError) as error:
-        return Piece("generalist", name, "damaged", f"{path}: {error}")
+        return Piece("generalist", name, "damaged", in_line(error, 300))
+    if stale:
+        return Piece("generalist", name, "stale", f"{name} is of earlier scores; run `icons generalist`")
+    return Piece("generalist", name, "done", detail)

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from icons.config import Config
 from icons.progress import say
 from icons.ranges import as_ranges
-from icons.stages.checks.status import OPEN_STATES, Piece, Summary, collect_status, summarise
+from icons.stages.checks.status import OPEN_STATES, Piece, Summary, by_checkpoint, collect_status, summarise
 
 WATCH_SECONDS = 10.0
 MOST_LINES = 8
 """Of different reasons of one state; the rest is counted."""
-REASONED = ("failed", "damaged", "stopped", "running")
+REASONED = ("failed", "damaged", "stale", "stopped", "running")
 """States in which a piece's detail says why."""
 
 
@@ -45,13 +45,14 @@ def print_status(config: Config, *, as_json: bool = False, watch: bool = False) 
 def table(pieces: list[Piece]) -> Iterator[str]:
     """A line a stage, and below it, for each checkpoint, one for every state and error that chunks or tasks are in."""
     summaries = summarise(pieces)
+    groups = by_checkpoint(pieces)
     for stage in dict.fromkeys(summary.stage for summary in summaries):
         of_stage = [piece for piece in pieces if piece.stage == stage]
         totals = [summary for summary in summaries if summary.stage == stage]
         alone = len(of_stage) == 1 and (of_stage[0].number is None or of_stage[0].state == "done")
         yield f"{stage:<12} {_count(of_stage):<10} {of_stage[0].detail if alone else _speed(totals)}".rstrip()
         for summary in totals if not alone else ():
-            for state, which, detail in _open_pieces([p for p in of_stage if p.checkpoint == summary.checkpoint]):
+            for state, which, detail in _open_pieces(groups[stage, summary.checkpoint]):
                 yield f"  {summary.checkpoint:<6} {state:<8} {which:<20} {detail}".rstrip()
             if summary.array and of_stage[0].number is not None:
                 yield f"  {summary.checkpoint:<6} {'again':<8} --array={summary.array}"

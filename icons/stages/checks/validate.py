@@ -19,6 +19,7 @@ from icons.errors import UserError
 from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, require_fit
 from icons.models.formats import input_format
 from icons.models.loading import meta_model, model_folder
+from icons.plain import in_line
 from icons.progress import Progress, say
 from icons.stages.specialist.fingerprints import require_dim
 from icons.store.files import read_json
@@ -43,6 +44,8 @@ def validate(config: Config) -> None:
             f"train.num_chunks {config.train.num_chunks} exceeds the {sizes[0]} records of {config.train.data}"
         )
     problems += _space_problems(config, sum(sizes))
+    for warning in inputs.warnings if inputs is not None else ():
+        say(f"note: {warning}")
     for problem in problems:
         say(problem)
     if problems:
@@ -65,7 +68,7 @@ def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputForma
             rows = range(start, min(start + ROWS_AT_ONCE, len(records)))
             samples, bad = source.samples(rows)
             reasons += [(record.row, record.reason) for record in bad]
-            reasons += [(record.row, record.reason) for record in with_readable_images(samples)[1]]
+            reasons += [(record.row, record.reason) for record in with_readable_images(samples, inputs)[1]]
             progress.advance(len(rows))
     reasons.sort()
     return [reason for _, reason in reasons], len(records)
@@ -100,14 +103,17 @@ def _unreadable_weights(folder: Path) -> list[str]:
     problems = []
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        try:
+            names = sorted(set(read_json(index)["weight_map"].values()))
+        except (UserError, AttributeError, KeyError, TypeError) as error:
+            return [f"model.base: {index} is not the index of a model's weights ({type(error).__name__})"]
         problems = [f"model.base: {folder / name} is not there" for name in names if not (folder / name).is_file()]
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="np"):
                 pass
         except (SafetensorError, OSError) as error:
-            problems.append(f"model.base: {path} cannot be read ({error})")
+            problems.append(f"model.base: {path} cannot be read ({in_line(error, 200)})")
     return problems
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from icons.config_file import load_config
-from icons.data.plain import plain
 from icons.data.records import Records, open_records
 from icons.errors import UserError
+from icons.plain import in_line
 from icons.progress import say
 from icons.selection.compare import Agreement, Bool, by_group, by_votes, shared
 from icons.stages.generalist.answers import compare_answers
@@ -170,7 +170,7 @@ def _print(report: dict[str, Any]) -> None:
     if "by_source" in report:
         rows = [
             [
-                row["group"],
+                in_line(row["group"], 60),
                 row["a"],
                 row["b"],
                 row["both"],
@@ -190,7 +190,7 @@ def _print(report: dict[str, Any]) -> None:
             ]
             _table([f"votes of {name}", "selected", f"in {other}", "share"], rows)
             if side["tasks"]:
-                say(f"{len(side['tasks'])} tasks voted: {', '.join(side['tasks'])}")
+                say(f"{len(side['tasks'])} tasks voted: {in_line(', '.join(side['tasks']), 1000)}")
 
 
 def _print_answers(table: list[dict[str, Any]]) -> None:
@@ -200,8 +200,8 @@ def _print_answers(table: list[dict[str, Any]]) -> None:
         cells = [f"{row[side]['distance']:.1%}{'!' if row[side]['skewed'] else ''}" for side in ("a", "b")]
         most = max(row["top"], key=lambda each: max(abs(each[s] - each["data"]) for s in ("a", "b")), default=None)
         shares = "" if most is None else f"{most['data']:.0%} -> {most['a']:.0%}, {most['b']:.0%}"
-        answer = "" if most is None else plain(most["answer"], 24).replace("\n", " ")
-        rows.append([row["source"], *cells, f"{row['a']['by_chance']:.1%}", answer, shares])
+        answer = "" if most is None else in_line(most["answer"].replace("\n", " "), 24)
+        rows.append([in_line(row["source"], 60), *cells, f"{row['a']['by_chance']:.1%}", answer, shares])
     _table(["answers of source", "A", "B", "by chance", "answer", "data -> A, B"], rows)
     say("distance of the answers' shares from the data's; ! = a preference that chance does not explain")
 

@@ -24,6 +24,8 @@ from icons.selection.registry import (
     find_method,
     rank,
 )
+from icons.stages.specialist.specialist import scores_fingerprint
+from icons.store.fingerprint import digest
 from icons.store.index import read_index, recompute
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores
@@ -78,14 +80,25 @@ def evidence(config: Config, method: Method, scores: Scores, half: int | None = 
         count=budget(len(scores.valid), settings.percent),
         seed=settings.seed,
         options=_options(config, method),
-        gradients=None if config.gradients.exact else lambda: _gradients(config),
-        voters=None if config.gradients.exact else lambda: _voters(config, half),
+        gradients=None if config.gradients.exact else lambda: _gradients(config, scores),
+        voters=None if config.gradients.exact else lambda: _voters(config, scores, half),
     )
 
 
-def _voters(config: Config, half: int | None) -> Voters:
+def _require_rows_of(scores: Scores, config: Config) -> None:
+    """Raises UserError when the gradient rows are no longer those that the scores were made of."""
+    indices = [read_index(RunFolder(config.output_dir).index(each)) for each in config.gradients.checkpoints]
+    if digest(scores_fingerprint(config, indices)) != scores.fingerprint:
+        raise UserError(
+            f"{RunFolder(config.output_dir).scores} is not of the gradient rows that are there by now, which "
+            f"selection.method {config.selection.method} reads; run `icons specialist` again"
+        )
+
+
+def _voters(config: Config, scores: Scores, half: int | None) -> Voters:
     from icons.stages.generalist.voters import open_voters  # loads torch
 
+    _require_rows_of(scores, config)
     return open_voters(config, half)
 
 
@@ -117,8 +130,9 @@ def _read_only(array: npt.NDArray[_Number]) -> npt.NDArray[_Number]:
     return view
 
 
-def _gradients(config: Config) -> Iterator[GradientShard]:
+def _gradients(config: Config, scores: Scores) -> Iterator[GradientShard]:
     """The training shards of the last checkpoint, each whole; good until the next is asked for."""
+    _require_rows_of(scores, config)
     index = read_index(RunFolder(config.output_dir).index(config.gradients.checkpoints[-1]))
     memory = Memory()
     for shard in index.shards:

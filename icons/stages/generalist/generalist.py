@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from icons.config import Config
-from icons.data.records import Records, open_records
+from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say
 from icons.selection.consensus import Int64
@@ -20,8 +20,8 @@ from icons.selection.cut import Cut
 from icons.selection.shares import nearest_tasks, passed_over, shared_out
 from icons.stages.generalist.copies import alike
 from icons.stages.generalist.evidence import selection_method
-from icons.stages.generalist.select import open_scores, select, selection_fingerprint
-from icons.store.files import SEAL, read_json, read_sealed, seal, write_bytes, write_parts, write_tensors
+from icons.stages.generalist.select import open_scores, open_training, select, selection_fingerprint
+from icons.store.files import SEAL, read_sealed, seal, write_bytes, write_parts, write_tensors
 from icons.store.fingerprint import as_written, file_digest
 from icons.store.layout import DATA, INDICES, VOTES, RunFolder
 from icons.store.scores import Scores
@@ -38,32 +38,51 @@ def generalist(config: Config) -> None:
     folder = RunFolder(config.output_dir).selection(config.selection.name)
     fingerprint = selection_fingerprint(config, method, scores)
     target = folder / INDICES
-    _require_same_method(target, config)
     if done := as_written(target, fingerprint):
         count = len(done["indices"])
         say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
     else:
-        _write_selection(config, scores, folder, fingerprint)
+        settings = method.settings(config.selection.model_dump(mode="json"))
+        _make_room(target, config, settings, scores)
+        _write_selection(config, scores, folder, fingerprint, settings)
     if config.selection.stability or config.selection.stability_with is not None:
         from icons.stages.generalist.stability import write_stability  # loads torch
 
-        write_stability(config, scores, read_json(target))
+        write_stability(config, scores, read_sealed(target, "run `icons generalist` again"))
 
 
-def _require_same_method(target: Path, config: Config) -> None:
-    """One method never takes the place of another's selection; a damaged one may be written again."""
+def _make_room(target: Path, config: Config, settings: dict[str, Any], scores: Scores) -> None:
+    """No finished selection is lost to another of its name.
+
+    One by another method or with other settings of these scores is refused. One of other scores is moved beside, to
+    `<name>.<8 digits of its fingerprint>`. A damaged one may be written again.
+    """
     try:
-        method = read_sealed(target, "").get("method")
+        there = read_sealed(target, "")
     except UserError:
         return
-    if method != config.selection.method:
-        raise UserError(
-            f"{target} is a selection by {method}, not by {config.selection.method}; "
-            "choose another selection.name, or null to name it by its method"
-        )
+    name = config.selection.name
+    advice = "choose another selection.name (null names it by its method), or delete that folder"
+    if there.get("method") != config.selection.method:
+        raise UserError(f"{target} is a selection by {there.get('method')}, not by {config.selection.method}; {advice}")
+    if there.get("scores") == scores.fingerprint:
+        before = there.get("settings") or {}
+        for key in sorted(settings.keys() | before.keys()):
+            if settings.get(key) != before.get(key):
+                raise UserError(
+                    f"{target} is finished, with selection.{key} {before.get(key)!r}, and the config has "
+                    f"{settings.get(key)!r}; {advice}"
+                )
+        return  # of the same settings and scores: the plugin's file, or a file beside it, is another
+    beside = target.parent.with_name(f"{name[:90]}.{str(there.get('fingerprint'))[:8]}")
+    if not beside.exists():
+        target.parent.rename(beside)
+        say(f"generalist {name}: the selection of earlier scores is kept as {beside.name}")
 
 
-def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: str) -> None:
+def _write_selection(
+    config: Config, scores: Scores, folder: Path, fingerprint: str, decided_by: dict[str, Any]
+) -> None:
     settings, num_rows = config.selection, len(scores.valid)
     selected = select(config, scores)
     rows, ranking, cut = selected.rows, selected.ranking, selected.cut
@@ -83,13 +102,15 @@ def _write_selection(config: Config, scores: Scores, folder: Path, fingerprint: 
         "tie_break": settings.tie_break,
         "seed": settings.seed,
         "cut": asdict(cut) | {"share_by_tie_break": cut.share_by_tie_break},
+        "scores": scores.fingerprint,
+        "settings": decided_by,
         **({"notes": ranking.notes} if ranking.notes else {}),
         "fingerprint": fingerprint,
     }
     target = folder / INDICES
     target.unlink(missing_ok=True)
     copies = Copies()
-    write_parts(folder / DATA, _data_file(open_records(config.train.data), rows, copies))
+    write_parts(folder / DATA, _data_file(open_training(config, scores), rows, copies))
     head["copies"] = {"rows": len(copies.rows)} | alike(config, copies)
     write_tensors(folder / VOTES, {"votes": votes, "values": ranking.values})
     head["files"] = {name: file_digest(folder / name) for name in (DATA, VOTES)}

@@ -9,11 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from icons.config import Config, SelectionConfig
+from icons.data.records import Records, open_records
 from icons.errors import UserError
 from icons.selection.consensus import Int64, highest, percentile_ranks
 from icons.selection.cut import Cut, cut_of
 from icons.selection.registry import Evidence, Method, Ranking
 from icons.stages.generalist.evidence import evidence, ranked, selection_method
+from icons.stages.specialist.described import described, difference
 from icons.store.fingerprint import digest, file_digest
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores, read_scores
@@ -30,7 +32,7 @@ class Selected:
 
 
 def open_scores(config: Config) -> Scores:
-    """Raises UserError when the scores are missing, or of other tasks or other training data than the config's."""
+    """Raises UserError when the scores are missing, or of other tasks, data or settings than the config's."""
     scores = read_scores(RunFolder(config.output_dir).scores)
     if scores.columns != list(config.columns):
         raise UserError(
@@ -39,7 +41,20 @@ def open_scores(config: Config) -> Scores:
         )
     if file_digest(config.train.data)[:16] != scores.data:
         raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+    if other := difference(scores.asked, described(config)):
+        raise UserError(
+            f"{RunFolder(config.output_dir).scores} is not of this config: {other}; set it back, or run `icons run`, "
+            "which says what has to be computed again"
+        )
     return scores
+
+
+def open_training(config: Config, scores: Scores) -> Records:
+    """The training records that the scores are of; a UserError when the file is another by now."""
+    records = open_records(config.train.data)
+    if records.sha256[:16] != scores.data:
+        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+    return records
 
 
 def with_selection(config: Config, keys: Mapping[str, Any]) -> Config:

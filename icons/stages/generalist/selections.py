@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from icons.data.open_file import OpenFile
 from icons.data.records import Records, open_records
 from icons.data.source import record_images, record_source
 from icons.errors import BadRecordError, UserError
 from icons.progress import Progress
 from icons.selection.compare import Int64
 from icons.store.files import Array, read_tensors
+from icons.store.indices import IndexFile, read_indices
 from icons.store.layout import VOTES
 
 
@@ -51,30 +53,32 @@ class Selection:
 def member(record: dict[str, Any]) -> Member:
     """The source is the record's `source`, else the first folder of its image path."""
     name, images = record.get("id"), record_images(record)
-    text = json.dumps([name, images, record.get("conversations")], sort_keys=True)
+    # An id is the same as text and as number: copies for other trainers have text alone.
     key = None if name is None or name == "" else name if isinstance(name, str) else json.dumps(name)
+    text = json.dumps([key, images, record.get("conversations")], sort_keys=True)
     return Member(key, hashlib.blake2b(text.encode(), digest_size=16).digest(), record_source(record))
 
 
 def read_selection(path: Path) -> Selection:
-    """Raises UserError when the file is neither a list of row numbers nor LLaVA records."""
+    """Raises UserError when the file is neither a list of row numbers nor records, or is not as icons wrote it."""
     try:
-        with path.open("rb") as file:
-            head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-            file.seek(0)
-            first = b"" if head.startswith(b"[") else next((line for line in file if line.strip()), b"")
+        file = OpenFile.at(path)
+        head = file.read(0, 4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+        first = b"" if head.startswith(b"[") else _first_line(file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     inside = head[1:].lstrip()
-    if head.startswith(b"[") and (inside[:1].isdigit() or inside[:1] == b"-"):
-        return _index_file(path, {"indices": _parsed(path)})
-    if head.startswith(b"{") and not _is_record(first):
-        content = _parsed(path)
-        if "indices" not in content:
-            raise UserError(f"{path}: one JSON object without 'indices'; expected an index file, or a list of records")
-        return _index_file(path, content)
+    numbers = head.startswith(b"[") and (inside[:1].isdigit() or inside[:1] == b"-")
+    if numbers or (head.startswith(b"{") and not _is_record(first)):
+        return _index_file(read_indices(path))
     records = open_records(path)
     return Selection(path, members=[member(records[row]) for row in range(len(records))])
+
+
+def _first_line(file: OpenFile) -> bytes:
+    """The first line that is not blank, as far as it lies in the first MiB."""
+    lines = file.read(0, 1 << 20).split(b"\n")
+    return next((line for line in lines if line.strip()), b"")
 
 
 def _is_record(line: bytes) -> bool:
@@ -85,38 +89,17 @@ def _is_record(line: bytes) -> bool:
     return isinstance(record, dict) and bool(record.keys() & {"id", "image", "conversations"})
 
 
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {error.lineno}: broken JSON ({error.msg})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-
-
-def _index_file(path: Path, content: dict[str, Any]) -> Selection:
-    indices, num_train, tasks = content["indices"], content.get("num_train"), content.get("tasks")
-    if not isinstance(indices, list):
-        raise UserError(f"{path}: 'indices' is no list of row numbers")
-    for index in indices:
-        if type(index) is not int or not 0 <= index < 2**63:
-            raise UserError(f"{path}: {index!r} is no row number; expected whole numbers from 0")
-    twice = next((index for index, times in Counter(indices).items() if times > 1), None)
-    if twice is not None:
-        raise UserError(f"{path}: row {twice} is listed more than once")
-    if num_train is not None and type(num_train) is not int:
-        raise UserError(f"{path}: num_train is {num_train!r}, expected a number of records")
-    votes, beside = None, path.parent / VOTES
-    if beside.is_file():
+def _index_file(index: IndexFile) -> Selection:
+    votes, num_train = None, index.num_train
+    if (index.path.parent / VOTES).is_file():
+        beside = index.require_file(VOTES)
         votes = read_tensors(beside, ["votes"])["votes"]
-        if num_train is None:
-            num_train = len(votes)
-        elif num_train != len(votes):
-            raise UserError(f"{beside} holds votes of {len(votes)} records, {path} was made of {num_train}")
-    if num_train is not None and max(indices, default=0) >= num_train:
-        raise UserError(f"{path}: row {max(indices, default=0)} is not one of {num_train} training records")
-    names = [str(task) for task in tasks] if isinstance(tasks, list) else []
-    return Selection(path, np.array(indices, np.int64), None, num_train, votes, names)
+        num_train = len(votes) if num_train is None else num_train
+        if num_train != len(votes):
+            raise UserError(f"{beside} holds votes of {len(votes)} records, {index.path} was made of {num_train}")
+        if index.rows[-1] >= num_train:
+            raise UserError(f"{index.path}: row {index.rows[-1]} is not one of {num_train} training records")
+    return Selection(index.path, np.array(index.rows, np.int64), None, num_train, votes, index.tasks)
 
 
 @dataclass(frozen=True)

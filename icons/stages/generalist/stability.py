@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from icons.config import Config
 from icons.errors import UserError
@@ -18,8 +17,9 @@ from icons.selection.influence import Float32, combine_groups, merge_tasks
 from icons.selection.stability import agreement, halves
 from icons.stages.generalist.select import select
 from icons.stages.specialist.directions import complete_task
-from icons.store.files import Array, read_tensors, write_sealed
+from icons.store.files import Array, write_sealed
 from icons.store.layout import STABILITY, RunFolder
+from icons.store.matrices import matrix_facts, read_matrix
 from icons.store.rows import read_manifest
 from icons.store.scores import Scores, read_scores
 
@@ -93,16 +93,10 @@ def _rows_covered(config: Config, scores: Scores, task: str, columns: int) -> in
     """How many training rows, from the first on and without a gap, the matrices made with these scores hold."""
     row = 0
     for path in _matrix_files(config, task):
-        try:
-            with safe_open(path, framework="np") as file:
-                facts = file.metadata() or {}
-                shape = file.get_slice("influence").get_shape()
-        except (OSError, SafetensorError):
+        facts = matrix_facts(path)
+        if facts is None or (facts.first_row, facts.columns, facts.fingerprint) != (row, columns, scores.fingerprint):
             return -1
-        expected = {"first_row": str(row), "rows": str(shape[0]), "fingerprint": scores.fingerprint}
-        if facts != expected or shape[1] != columns:
-            return -1
-        row += shape[0]
+        row += facts.rows
     return row
 
 
@@ -133,7 +127,7 @@ def _matrix_files(config: Config, task: str) -> list[Path]:
 def _matrices(config: Config, task: str) -> Iterator[Array]:
     """Blocks [rows, M] float16, one a training shard."""
     for path in _matrix_files(config, task):
-        yield read_tensors(path, ["influence"])["influence"]
+        yield read_matrix(path)
 
 
 def _valid_rows(config: Config, task: str) -> Bool:

@@ -18,9 +18,10 @@ from icons.evaluation.measures import MEASURES, Answers, Interval, difference, m
 from icons.progress import say
 from icons.selection.consensus import budget
 from icons.stages.generalist.select import open_scores, select, with_selection
-from icons.stages.training.evaluate import ADAPTER, Candidate, Results, answer, evaluation_tasks, in_brackets
+from icons.stages.training.evaluate import Candidate, Results, answer, evaluation_tasks, in_brackets
 from icons.stages.training.fit import Job, train
-from icons.store.files import read_json, write_json, write_sealed
+from icons.store.checkpoints import our_checkpoints
+from icons.store.files import read_sealed, write_sealed
 from icons.store.fingerprint import digest
 from icons.store.layout import RunFolder
 from icons.store.scores import Scores
@@ -126,23 +127,22 @@ def _steps(config: Config, count: int, steps: int) -> int:
 
 def _train(config: Config, arm: Arm, steps: int) -> None:
     timed = arm.folder / "seconds.json"
-    if timed.is_file() and (arm.folder / "final" / ADAPTER).is_file():
-        return
     job = Job(
         title=arm.title,
         command="trial",
         folder=arm.folder,
         settings=_settings(config, arm.seed, steps),
-        rows=lambda num_rows: arm.rows,
+        rows=lambda records: arm.rows,
         made_of={"rows": digest({"indices": arm.rows})},
         keep=1,
         optimizer_in_final=False,
     )
     begin = time.monotonic()
     train(config, job)
-    for path in arm.folder.glob("checkpoint-*"):
+    for path in our_checkpoints(arm.folder):
         shutil.rmtree(path)
-    write_json(timed, round(time.monotonic() - begin, 1))
+    if not timed.is_file():
+        write_sealed(timed, {"seconds": round(time.monotonic() - begin, 1)})
 
 
 def _telling(results: Results, random: list[str]) -> str:
@@ -172,9 +172,14 @@ def _verdicts(arms: list[Arm], results: Results, measure: str) -> list[Verdict]:
         lead = None if method == RANDOM else difference(models[method], models[RANDOM], measure)
         if lead is not None and measure == "loss":
             lead = Interval(-lead.mean, -lead.high, -lead.low)
-        seconds = sum(float(read_json(arm.folder / "seconds.json")) for arm in group)
+        seconds = sum(_seconds(arm) for arm in group)
         verdicts.append(Verdict(method, len(group[0].rows), value, lead, seconds))
     return sorted(verdicts, key=lambda verdict: 0.0 if verdict.lead is None else -verdict.lead.mean)
+
+
+def _seconds(arm: Arm) -> float:
+    path = arm.folder / "seconds.json"
+    return float(read_sealed(path, f"delete {path} and run the trial again")["seconds"])
 
 
 def advice(verdicts: list[Verdict], measure: str) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from icons.config import Config
-from icons.data.plain import plain
-from icons.data.records import Records, open_records
+from icons.data.records import Records
 from icons.errors import BadRecordError, UserError
+from icons.plain import plain
 from icons.progress import Progress
 from icons.report.making import Provenance
 from icons.report.material import Material
@@ -20,7 +20,7 @@ from icons.report.samples import Kind
 from icons.report.thumbnails import Thumbnail, thumbnail
 from icons.report.traits import read_traits
 from icons.selection.consensus import percentile_ranks, thresholds
-from icons.stages.generalist.select import open_scores
+from icons.stages.generalist.select import open_scores, open_training
 from icons.stages.report.provenance import read_provenance
 from icons.stages.report.trust import score_noise, stored_answers, valid_samples, warmup_steps
 from icons.store.index import read_index
@@ -62,7 +62,7 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
             f"selection.name {stale[0]} again"
         )
     focus, *others = (selection for selection in selections if selection.name not in stale)
-    records = open_records(config.train.data)
+    records = open_training(config, scores)
     checkpoint = config.gradients.checkpoints[-1]
     index = read_index(folder.index(checkpoint)) if folder.index(checkpoint).is_file() else None
     if index is not None and (index.fingerprint.get("data") != scores.data or index.num_rows != len(scores.valid)):

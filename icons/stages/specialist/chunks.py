@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,18 @@ def open_training_data(config: Config) -> Records:
             f"train.num_chunks {config.train.num_chunks} exceeds the {len(records)} records of {records.path}"
         )
     return records
+
+
+def require_same_chunks(config: Config, checkpoint: int | str) -> None:
+    """Raises UserError when there are rows in another number of chunks: all of them would be computed again."""
+    folder, asked = RunFolder(config.output_dir).train(checkpoint), config.train.num_chunks
+    for path in sorted(folder.glob("chunk-*-of-*/manifest.json")):
+        match = re.fullmatch(r"chunk-\d+-of-(\d+)", path.parent.name)
+        if match and int(match[1]) != asked:
+            raise UserError(
+                f"{folder} has rows in {int(match[1])} chunks, and train.num_chunks is {asked}, which would compute "
+                f"all of them again; set it back to {int(match[1])}, or delete {folder} first"
+            )
 
 
 def chunk_writer(

@@ -74,6 +74,7 @@ def _compute_shards(extractor: Extractor, data: DataRange, writer: RowWriter, ad
             tensors = _shard(extractor, source, start, stop, samples, bad, advance)
             if written is not None:
                 written.result()
+            data.records.require_unchanged()
             written = background.submit(_write, writer, tensors, start, stop, bad, time.monotonic() - begin)
         if written is not None:
             written.result()

@@ -23,7 +23,9 @@ from icons.models.loading import load_base
 from icons.models.vlm import VisionLanguageModel
 from icons.progress import say
 from icons.stages.specialist.directions import DIRECTION, load_directions
+from icons.stages.specialist.fingerprints import feature_fingerprint, require_unchanged
 from icons.store.files import Array
+from icons.store.fingerprint import Fingerprint
 from icons.store.layout import RunFolder
 
 GPU_TOKENS_PER_BATCH, CPU_TOKENS_PER_BATCH = 16384, 2048
@@ -35,10 +37,14 @@ class Extractor:
 
     A batch that does not fit in memory is split and the budget of padded tokens lowered for all that follow; no
     sample is shortened for it.
+
+    `made_of` is what was read of the model and adapter before they were loaded. `prepare` raises UserError when they
+    are others by then.
     """
 
-    def __init__(self, config: Config, checkpoint: int | str, side: Side) -> None:
-        self.config, self.checkpoint, self.side = config, checkpoint, side
+    def __init__(self, config: Config, checkpoint: int | str, side: Side, made_of: Fingerprint) -> None:
+        self.config, self.checkpoint, self.side, self.made_of = config, checkpoint, side, made_of
+        self._prepared = False
         self._sums: dict[str, Tensor] = {}
 
     @cached_property
@@ -75,11 +81,15 @@ class Extractor:
 
     def prepare(self) -> None:
         """Loads all that the first batch would: running out of memory here is not the batch's doing."""
+        if self._prepared:
+            return
         _ = self.model, self.pairs, self.transform
         if not self.config.gradients.exact:
             _ = self.projector
         elif self.side == "train":
             _ = self.directions
+        require_unchanged(feature_fingerprint(self.config, self.checkpoint), self.made_of)
+        self._prepared = True
 
     def empty_shard(self, start: int, stop: int) -> dict[str, Array]:
         """A shard's arrays, every row invalid until it is filled."""

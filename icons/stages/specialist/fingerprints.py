@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 from icons.config import Config
+from icons.data.records import Records
 from icons.errors import UserError
+from icons.stages.specialist.described import named, row_settings, val_type
 from icons.stages.specialist.directions import tasks_digest
 from icons.store.fingerprint import Fingerprint, digest, file_digest, model_digest
 from icons.store.layout import RunFolder
@@ -15,12 +17,12 @@ from icons.store.whole import damaged
 EXACT_VERSION = 1
 LORA_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
 """What of an adapter's settings scales its layers, beside its tensors."""
-OWN_FIELDS = frozenset({"data", "num_rows", "gradient_type", "moments", "tasks"})
-"""Fields in which training and validation rows that belong together may differ."""
 
 
-def train_fingerprint(config: Config, checkpoint: int | str, num_rows: int) -> Fingerprint:
+def train_fingerprint(config: Config, checkpoint: int | str, records: Records) -> Fingerprint:
     """What the training rows of a checkpoint are made of; with exact influence the tasks' gradients too.
+
+    `records` is the training file as it was opened.
 
     Raises UserError when the model, the adapter, or (exact) a task's gradients are missing, or when `gradients.dim`
     exceeds the number of LoRA parameters.
@@ -36,15 +38,15 @@ def train_fingerprint(config: Config, checkpoint: int | str, num_rows: int) -> F
         fingerprint["moments"] = file_digest(folder / "optimizer.pt")[:16]
     if config.gradients.exact:
         fingerprint["tasks"] = tasks_digest(config, checkpoint)
-    return fingerprint | _data(config.train.data, num_rows)
+    return fingerprint | _data(records)
 
 
-def val_fingerprint(config: Config, features: Fingerprint, data: Path, num_rows: int) -> Fingerprint:
+def val_fingerprint(config: Config, features: Fingerprint, records: Records) -> Fingerprint:
     """What a task's validation rows are made of; their gradients are plain also when `gradients.type` is adam.
 
-    `features` is the checkpoint's `feature_fingerprint`.
+    `features` is the checkpoint's `feature_fingerprint`, `records` the task's file as it was opened.
     """
-    return features | {"gradient_type": val_type(config.gradients.type)} | _data(data, num_rows)
+    return features | {"gradient_type": val_type(config.gradients.type)} | _data(records)
 
 
 def require_dim(config: Config, lora_parameters: int) -> None:
@@ -54,11 +56,6 @@ def require_dim(config: Config, lora_parameters: int) -> None:
             f"gradients.dim {config.gradients.dim} exceeds the {lora_parameters} LoRA parameters; lower it, "
             "or use gradients.projection none"
         )
-
-
-def val_type(train_type: str) -> str:
-    """The gradient type of the validation side (LESS, arXiv 2402.04333: Adam on the training side only)."""
-    return "sgd" if train_type == "adam" else train_type
 
 
 def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
@@ -78,19 +75,22 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
     require_dim(config, lora_size(adapter_shapes(folder)))
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     projector = None if gradients.exact else make_projector(gradients.projection, gradients.dim, gradients.seed)
+    fields = row_settings(config)
+    fields.pop("gradient_type")
     return {
+        **fields,
         "base_model": model_digest(model_folder(config.model.base)),
         "adapter": file_digest(folder / "adapter_model.safetensors")[:16],
         "lora": digest({key: settings.get(key) for key in LORA_SETTINGS}),
-        "dtype": config.model.dtype,
-        "template": config.model.template,
-        "image_aspect_ratio": config.model.image_aspect_ratio,
-        "max_length": config.model.max_length,
-        "projection": gradients.projection,
-        "dim": None if gradients.exact else gradients.dim,
-        "projection_seed": None if gradients.exact else gradients.seed,
         "projection_version": EXACT_VERSION if projector is None else projector.version,
     }
+
+
+def require_unchanged(now: Fingerprint, before: Fingerprint) -> None:
+    """Raises UserError when a file that was read is another by now; fields that one of the two lacks are left out."""
+    for field in now.keys() & before.keys():
+        if now[field] != before[field]:
+            raise UserError(f"{named(field)} changed while this stage began; run it again")
 
 
 def require_as_trained(folder: Path, names: list[str]) -> None:
@@ -106,5 +106,5 @@ def require_as_trained(folder: Path, names: list[str]) -> None:
         )
 
 
-def _data(data: Path, num_rows: int) -> Fingerprint:
-    return {"data": file_digest(data)[:16], "num_rows": num_rows}
+def _data(records: Records) -> Fingerprint:
+    return {"data": records.sha256[:16], "num_rows": len(records)}

@@ -14,7 +14,7 @@ from icons.data.records import chunk_range
 from icons.errors import UserError
 from icons.progress import Progress, say
 from icons.ranges import as_ranges
-from icons.stages.specialist.chunks import open_training_data
+from icons.stages.specialist.chunks import open_training_data, require_same_chunks
 from icons.stages.specialist.fingerprints import train_fingerprint
 from icons.store.fingerprint import Fingerprint, require_same
 from icons.store.index import Index, read_index, recompute, write_index
@@ -30,7 +30,8 @@ def merge(config: Config) -> None:
     records = open_training_data(config)
     for checkpoint in config.gradients.checkpoints:
         begin = time.monotonic()
-        fingerprint = train_fingerprint(config, checkpoint, len(records))
+        require_same_chunks(config, checkpoint)
+        fingerprint = train_fingerprint(config, checkpoint, records)
         path = RunFolder(config.output_dir).index(checkpoint)
         shards, missing = _shards(config, checkpoint, len(records), fingerprint, path.parent)
         if missing:

@@ -13,20 +13,25 @@ import numpy as np
 
 from icons.config import Config
 from icons.cores import cores, torch_on_one_thread
+from icons.data.records import open_records
 from icons.errors import UserError
 from icons.progress import Progress, say
 from icons.stages.specialist.checkpoints import checkpoint_weights
-from icons.stages.specialist.directions import complete_task, task_digest, tasks_digest
-from icons.stages.specialist.fingerprints import OWN_FIELDS, val_type
-from icons.store.files import write_tensors
-from icons.store.fingerprint import Fingerprint, digest, file_digest, require_same
+from icons.stages.specialist.described import described, difference
+from icons.stages.specialist.directions import complete_task, task_digest
+from icons.stages.specialist.fingerprints import feature_fingerprint, train_fingerprint, val_fingerprint
+from icons.store.fingerprint import Fingerprint, digest, require_same
 from icons.store.index import Index, read_index
 from icons.store.layout import RunFolder
+from icons.store.matrices import is_matrix, write_matrix
 from icons.store.rows import RowWriter, Shard
 from icons.store.scores import Scores, is_written, write_scores
 
 if TYPE_CHECKING:
     from icons.stages.specialist.scoring import ShardScores
+
+
+FORMAT = 3
 
 
 def specialist(config: Config) -> None:
@@ -37,13 +42,14 @@ def specialist(config: Config) -> None:
     """
     folder = RunFolder(config.output_dir)
     indices = [read_index(folder.index(checkpoint)) for checkpoint in config.gradients.checkpoints]
-    made_of = _fingerprint(config, indices)
+    _require_fit(config, indices)
+    made_of = scores_fingerprint(config, indices)
     rows, shards = indices[0].num_rows, len(indices[0].shards)
     shape = f"{rows} rows x {len(config.columns)} tasks"
     if is_written(folder.scores, digest(made_of)) and _has_matrices(config, range(shards)):
         say(f"specialist: {shape}, already done")
         return
-    begin = time.monotonic()
+    begin, asked = time.monotonic(), described(config)
     parts = folder.influence / "parts"
     writer = RowWriter(parts, 0, rows, made_of, restart=True)
     if not _has_matrices(config, _done(indices[0], writer)):
@@ -53,7 +59,8 @@ def specialist(config: Config) -> None:
         for old in folder.influence.glob("*/matrix-*.safetensors"):
             old.unlink()
     _score(config, indices, writer)
-    write_scores(folder.scores, _gather(config, writer, digest(made_of), str(indices[0].fingerprint["data"])))
+    data = str(indices[0].fingerprint["data"])
+    write_scores(folder.scores, _gather(config, writer, digest(made_of), data, asked))
     say(f"specialist: {shape} in {time.monotonic() - begin:.1f} s, written to {folder.scores}")
 
 
@@ -90,7 +97,7 @@ def _has_matrices(config: Config, shards: Iterable[int]) -> bool:
     if not config.influence.save_matrix or config.gradients.exact:
         return True
     folders = [RunFolder(config.output_dir).matrix(task.name) for task in config.tasks]
-    return all((folder / matrix_file(n)).is_file() for folder in folders for n in shards)
+    return all(is_matrix(folder / matrix_file(n)) for folder in folders for n in shards)
 
 
 def matrix_file(number: int) -> str:
@@ -98,43 +105,53 @@ def matrix_file(number: int) -> str:
     return f"matrix-{number:05d}.safetensors"
 
 
-def _fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
-    """What the scores are made of; checks on the way that tasks and training rows belong together."""
-    columns = ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items())
-    made_of: Fingerprint = {"columns": columns, "matrix": config.influence.save_matrix, "format": 2}
-    data = file_digest(config.train.data)[:16]
-    if any(index.fingerprint["data"] != data for index in indices):
-        raise UserError(
-            f"{config.train.data} is not the file that the training rows were made of; run the stages again"
-        )
+def _require_fit(config: Config, indices: list[Index]) -> None:
+    """Raises UserError unless the rows of all checkpoints and tasks are those that the config asks for."""
     if len({str(index.fingerprint["adapter"]) for index in indices}) < len(indices):
         raise UserError("gradients.checkpoints: two of them are the same adapter, which would count twice")
     ranges = [[(shard.start, shard.stop) for shard in index.shards] for index in indices]
     if any(other != ranges[0] for other in ranges):
         raise UserError("the checkpoints' rows lie in different shards; compute them with one gradients.shard_rows")
+    folder, records = RunFolder(config.output_dir), open_records(config.train.data)
+    tasks = {task.name: open_records(task.data) for task in config.tasks}
+    for checkpoint, index in zip(config.gradients.checkpoints, indices, strict=True):
+        features = feature_fingerprint(config, checkpoint)
+        for name, validation in tasks.items():
+            rows = complete_task(config, checkpoint, name).fingerprint
+            _require_same(
+                rows,
+                val_fingerprint(config, features, validation),
+                f"the gradients of task {name} are not those that the config asks for",
+                f"delete {folder.task(checkpoint, name)} and run `icons val-grads --task {name}`",
+            )
+        _require_same(
+            index.fingerprint,
+            train_fingerprint(config, checkpoint, records),
+            f"the training rows of {folder.index(checkpoint)} are not those that the config asks for",
+            "run `icons run` in another output_dir",
+        )
+
+
+def _require_same(stored: Fingerprint, expected: Fingerprint, what: str, advice: str) -> None:
+    """Names the difference in the config's own words where it is one of its keys or files."""
+    if found := difference(stored, expected):
+        raise UserError(f"{what}: {found}; set it back, or {advice}")
+    require_same(stored, expected, what, advice)
+
+
+def scores_fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
+    """What the scores are made of: the bytes of every row, and how the checkpoints are weighted."""
+    made_of: Fingerprint = {
+        "columns": described(config)["columns"],
+        "matrix": config.influence.save_matrix,
+        "format": FORMAT,
+    }
     for checkpoint, index, weight in zip(
         config.gradients.checkpoints, indices, checkpoint_weights(config), strict=True
     ):
         made_of |= {f"train_rows {checkpoint}": index.digest, f"weight {checkpoint}": weight}
-        if config.gradients.exact:
-            require_same(
-                {"tasks": index.fingerprint.get("tasks")},
-                {"tasks": tasks_digest(config, checkpoint)},
-                f"the exact scores of {checkpoint} were made against other tasks",
-                "name the same tasks in the same order, or run the training pass again in another output_dir",
-            )
         for task in config.tasks:
-            manifest = complete_task(config, checkpoint, task.name)
-            folder = RunFolder(config.output_dir).task(checkpoint, task.name)
-            expected = {key: value for key, value in index.fingerprint.items() if key not in OWN_FIELDS}
-            task_fields = {key: value for key, value in manifest.fingerprint.items() if key not in OWN_FIELDS}
-            require_same(
-                task_fields | {"gradient_type": manifest.fingerprint.get("gradient_type")},
-                expected | {"gradient_type": val_type(str(index.fingerprint["gradient_type"]))},
-                f"task {task.name} was made otherwise than the training rows",
-                f"delete {folder} and run `icons val-grads --task {task.name}`",
-            )
-            made_of[f"task {task.name} {checkpoint}"] = task_digest(manifest)
+            made_of[f"task {task.name} {checkpoint}"] = task_digest(complete_task(config, checkpoint, task.name))
     return made_of
 
 
@@ -143,8 +160,7 @@ def _write_shard(
 ) -> None:
     for name, matrix in scored.matrices.items():
         path = RunFolder(config.output_dir).matrix(name) / matrix_file(number)
-        rows = {"first_row": str(shard.start), "rows": str(shard.stop - shard.start)}
-        write_tensors(path, {"influence": matrix}, {**rows, "fingerprint": digest(writer.manifest.fingerprint)})
+        write_matrix(path, matrix, shard.start, digest(writer.manifest.fingerprint))
     part = {name: getattr(scored, name) for name in ["rows", *OF_A_ROW]}
     writer.append(part, shard.start, shard.stop, int((~scored.valid).sum()), [], time.monotonic() - begin)
 
@@ -152,7 +168,7 @@ def _write_shard(
 OF_A_ROW = ["scores", "valid", "losses", "norms"]
 
 
-def _gather(config: Config, writer: RowWriter, fingerprint: str, data: str) -> Scores:
+def _gather(config: Config, writer: RowWriter, fingerprint: str, data: str, asked: Fingerprint) -> Scores:
     from icons.selection.influence import combine_groups, merge_tasks
 
     names = [task.name for task in config.tasks]
@@ -166,7 +182,7 @@ def _gather(config: Config, writer: RowWriter, fingerprint: str, data: str) -> S
         part, here = shard.read(writer.folder, "run `icons specialist` again", OF_A_ROW), slice(shard.start, shard.stop)
         scores[here], merged[here] = combine_groups(part["scores"], members), merge_tasks(part["scores"], counts)
         valid[here], losses[here], norms[here] = part["valid"], part["losses"], part["norms"]
-    return Scores(scores, valid, merged, losses, norms, list(config.columns), fingerprint, data)
+    return Scores(scores, valid, merged, losses, norms, list(config.columns), fingerprint, data, asked)
 
 
 def _valid_rows(config: Config, task: str) -> int:

@@ -6,7 +6,13 @@ from icons.config import Config
 from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say
-from icons.stages.specialist.chunks import chunk_writer, compute_chunk, open_training_data, refuse_skipped
+from icons.stages.specialist.chunks import (
+    chunk_writer,
+    compute_chunk,
+    open_training_data,
+    refuse_skipped,
+    require_same_chunks,
+)
 from icons.stages.specialist.fingerprints import train_fingerprint
 from icons.store.fingerprint import Fingerprint
 
@@ -22,7 +28,8 @@ def train_grads(config: Config, chunk: int | None = None) -> None:
     if chunk is not None and not 0 <= chunk < num_chunks:
         raise UserError(f"--chunk {chunk}: train.num_chunks is {num_chunks}, so chunks are 0 to {num_chunks - 1}")
     for checkpoint in config.gradients.checkpoints:
-        fingerprint = train_fingerprint(config, checkpoint, len(records))
+        require_same_chunks(config, checkpoint)
+        fingerprint = train_fingerprint(config, checkpoint, records)
         chunks = list(range(num_chunks)) if chunk is None else [chunk]
         writers = {i: chunk_writer(config, checkpoint, i, records, fingerprint) for i in chunks}
         refuse_skipped(config, writers.values())
@@ -40,11 +47,11 @@ def _compute(
 
     places = devices(config)
     if alone or len(places) == 1 or len(chunks) == 1:
-        extractor = Extractor(config, checkpoint, "train")
+        extractor = Extractor(config, checkpoint, "train", fingerprint)
         for chunk in chunks:
             compute_chunk(extractor, chunk, records, fingerprint)
     else:
-        in_workers(config, checkpoint, chunks, places[: len(chunks)])
+        in_workers(config, checkpoint, fingerprint, chunks, places[: len(chunks)])
 
 
 def _report(

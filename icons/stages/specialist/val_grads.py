@@ -22,11 +22,11 @@ def val_grads(config: Config, task: str | None = None) -> None:
     opened = {section.name: open_records(section.data) for section in tasks}
     for checkpoint in config.gradients.checkpoints:
         features = feature_fingerprint(config, checkpoint)
-        extractor = Extractor(config, checkpoint, "val")
+        extractor = Extractor(config, checkpoint, "val", features)
         for section in tasks:
             records = opened[section.name]
             folder = RunFolder(config.output_dir).task(checkpoint, section.name)
-            writer = RowWriter(folder, 0, len(records), val_fingerprint(config, features, section.data, len(records)))
+            writer = RowWriter(folder, 0, len(records), val_fingerprint(config, features, records))
             refuse_skipped(config, [writer])
             computed = not writer.manifest.complete
             if computed:

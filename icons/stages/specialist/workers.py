@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import cast
@@ -21,6 +22,7 @@ from icons.data.records import open_records
 from icons.errors import UserError
 from icons.parent import end_with_the_parent
 from icons.progress import Progress, say
+from icons.store.fingerprint import Fingerprint
 
 ATTEMPTS = 3  # how often a chunk may be begun, and workers die in a row, before the run gives up
 
@@ -64,15 +66,18 @@ def devices(config: Config) -> list[str]:
     return [device] * (asked or 1)
 
 
-def in_workers(config: Config, checkpoint: int | str, chunks: list[int], places: list[str]) -> None:
-    """Computes chunks in one process per place.
+def in_workers(
+    config: Config, checkpoint: int | str, fingerprint: Fingerprint, chunks: list[int], places: list[str]
+) -> None:
+    """Computes chunks in one process per place; what they are made of was read from the files by the caller.
 
     A mistake of the user's ends the run when the chunks under way are finished: raises UserError with its message, and
     also when workers keep dying.
     """
     free_device_memory()
     queue = Queue(deque(chunks))
-    workers = [_start(config, checkpoint, place) for place in places]
+    start = partial(_start, config, checkpoint, fingerprint)
+    workers = [start(place) for place in places]
     try:
         with Progress(f"train-grads on {len(places)} devices", len(chunks), 0, "chunks") as progress:
             for worker in workers:
@@ -85,7 +90,7 @@ def in_workers(config: Config, checkpoint: int | str, chunks: list[int], places:
                         progress.advance(1)
                     if not worker.process.is_alive() and queue.waiting:
                         place = workers.index(worker)
-                        workers[place] = worker = _start(config, checkpoint, worker.place)
+                        workers[place] = worker = start(worker.place)
                     _give(worker, queue)
     except BaseException:
         for worker in workers:
@@ -108,10 +113,10 @@ def free_device_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _start(config: Config, checkpoint: int | str, place: str) -> Worker:
+def _start(config: Config, checkpoint: int | str, fingerprint: Fingerprint, place: str) -> Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(config, checkpoint, place, theirs), daemon=False)
+    process = context.Process(target=_work, args=(config, checkpoint, fingerprint, place, theirs), daemon=False)
     process.start()
     theirs.close()
     return Worker(place, process, ours)
@@ -148,11 +153,11 @@ def _hear(worker: Worker, queue: Queue) -> bool:
     return problem is None
 
 
-def _work(config: Config, checkpoint: int | str, place: str, pipe: Connection) -> None:
+def _work(config: Config, checkpoint: int | str, fingerprint: Fingerprint, place: str, pipe: Connection) -> None:
     """A worker's life: takes chunk numbers from the pipe until it closes, answers None or what is wrong."""
     from icons.stages.specialist.chunks import compute_chunk
     from icons.stages.specialist.extractor import Extractor
-    from icons.stages.specialist.fingerprints import train_fingerprint
+    from icons.stages.specialist.fingerprints import require_unchanged, train_fingerprint
 
     end_with_the_parent()
     extractor = None
@@ -165,8 +170,8 @@ def _work(config: Config, checkpoint: int | str, place: str, pipe: Connection) -
             if extractor is None:
                 model = config.model.model_copy(update={"device": place})
                 records = open_records(config.train.data)
-                extractor = Extractor(config.model_copy(update={"model": model}), checkpoint, "train")
-                fingerprint = train_fingerprint(config, checkpoint, len(records))
+                require_unchanged(train_fingerprint(config, checkpoint, records), fingerprint)
+                extractor = Extractor(config.model_copy(update={"model": model}), checkpoint, "train", fingerprint)
             compute_chunk(extractor, chunk, records, fingerprint, quiet=True)
             pipe.send(None)
         except UserError as error:

@@ -126,10 +126,10 @@ def _answer_candidate(config: Config, candidate: Candidate, tasks: list[TaskConf
     from icons.stages.training.answers import answer_task
 
     with only_one_process(candidate.folder):
+        before = {task.name: _fingerprint(config, candidate, task) for task in tasks}
         model = _load(config, candidate)
         for task in tasks:
-            begin = time.monotonic()
-            made_of = _fingerprint(config, candidate, task)
+            begin, made_of = time.monotonic(), before[task.name]
             answers, bad = answer_task(config, model, task, f"{candidate.name} on {task.name}", generate=generate)
             if _fingerprint(config, candidate, task) != made_of:
                 raise UserError(f"{task.data} or the adapter changed while {candidate.name} was asked; run it again")
@@ -152,6 +152,8 @@ def _fingerprint(config: Config, candidate: Candidate, task: TaskConfig) -> Fing
     from icons.models.loading import model_folder
 
     model = {key: getattr(config.model, key) for key in ("dtype", "template", "image_aspect_ratio", "max_length")}
+    if config.model.template == "chat_template":
+        model["template_date"] = str(config.model.template_date)
     return {
         "base_model": model_digest(model_folder(config.model.base)),
         "adapter": None if candidate.adapter is None else file_digest(candidate.adapter / ADAPTER)[:16],

@@ -6,7 +6,6 @@ process of an `accelerate launch` runs this; the main one writes.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -14,14 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icons.atomic import new_folder
 from icons.config import Config, TrainingConfig
-from icons.data.records import open_records
+from icons.data.records import Records, open_records
 from icons.errors import BadRecordError, UserError
 from icons.machine import this_machine
 from icons.progress import say
+from icons.store.checkpoints import checkpoints, our_checkpoints
 from icons.store.files import read_sealed, write_sealed
 from icons.store.fingerprint import Fingerprint, file_digest, model_digest, require_same
 from icons.store.lock import only_one_process
+from icons.store.whole import MARKER, damaged, mark_whole
 from icons.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: `rows` picks them when their number is known, `made_of` is what decides them.
+    """One training: `rows` picks them of the opened training file, `made_of` is what decides them.
 
     `check` gets, before anything is written, the number of steps and whether it is known exactly or is the least that
     pruning may leave; `try_model` the model with its LoRA before the first step. `keep`: how many checkpoints stay
@@ -44,7 +46,7 @@ class Job:
     command: str
     folder: Path
     settings: TrainingConfig
-    rows: Callable[[int], Sequence[int]]
+    rows: Callable[[Records], Sequence[int]]
     made_of: Fingerprint
     check: Callable[[int, bool], None] = lambda steps, exact: None
     try_model: Callable[[VisionLanguageModel], None] = lambda model: None
@@ -74,7 +76,7 @@ def train(config: Config, job: Job) -> bool:
     config = config.model_copy(update={"model": processes.place(config.model)})
     processes.meet(_on_cpu(config.model.device))
     begun = processes.together(lambda: _manifest(config, job))
-    if begun and begun["complete"] and (job.folder / "final").is_dir():
+    if begun and begun["complete"] and not damaged(job.folder / "final"):
         if processes.main:
             say(f"{job.title}: {begun['steps']} steps, already done")
     else:
@@ -90,7 +92,7 @@ def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
     marker = job.folder / "manifest.json"
     advice = f"delete {job.folder} or use another {'output_dir' if job.command == 'warmup' else '--name'}"
     if not marker.is_file():
-        if any(job.folder.glob("checkpoint-*")):
+        if our_checkpoints(job.folder):
             raise UserError(
                 f"{job.folder} has checkpoints and no manifest.json, so what they are of is unknown; {advice}"
             )
@@ -98,21 +100,23 @@ def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
     manifest = read_sealed(marker, advice)
     if not {"complete", "steps", "processes", "bad_records", "fingerprint"} <= manifest.keys():
         raise UserError(f"{marker} is damaged (it lacks what a training's manifest holds); {advice}")
-    require_same(
-        manifest["fingerprint"], _fingerprint(config, job), f"{job.folder} was begun with other inputs", advice
-    )
+    asked = _fingerprint(config, job, file_digest(config.train.data))
+    require_same(manifest["fingerprint"], asked, f"{job.folder} was begun with other inputs", advice)
     return manifest
 
 
-def _fingerprint(config: Config, job: Job) -> Fingerprint:
+def _fingerprint(config: Config, job: Job, sha256: str) -> Fingerprint:
+    """`sha256` is that of the training file: the one that is read, not what its name stands for later."""
     from icons.models.loading import model_folder
 
     pruning = config.training.model_dump() if config.training.pruning else {}
     settings = job.settings.model_dump() | {f"lora_{k}": v for k, v in config.model.lora.model_dump().items()}
     model = {key: getattr(config.model, key) for key in ("dtype", "template", "image_aspect_ratio", "max_length")}
+    if config.model.template == "chat_template":
+        model["template_date"] = str(config.model.template_date)
     return {
         "base_model": model_digest(model_folder(config.model.base)),
-        "data": file_digest(config.train.data)[:16],
+        "data": sha256[:16],
         **model,
         **settings,
         **{key if key == "pruning" else f"pruning_{key}": value for key, value in pruning.items()},
@@ -138,16 +142,21 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
             require_same(before, count, f"{job.folder} was begun with other inputs", advice)
         pick_device(config.model.device)
         records = open_records(config.train.data)
-        rows = job.rows(len(records))
+        _require_the_same_file(config, job, records, begun)
+        rows = job.rows(records)
         source = DataSource(records, config.train.images, input_format(model_folder(config.model.base), config.model))
         left_out = [BadRecord(**record) for record in begun["bad_records"]] if begun else []
         samples, bad = pack_samples(source, rows, {record.row for record in left_out}, title("records"))
         return source, samples, [*left_out, *bad]
 
     source, samples, bad = processes.together(read)
+    for warning in source.inputs.warnings if processes.main else ():
+        say(f"{job.title}: {warning}")
+    if len(set(processes.gather(source.records.sha256))) > 1:
+        raise UserError(f"{config.train.data}: the processes opened two different files; run again")
     if begun is None:
         share = samples.heads[processes.rank :: processes.count]
-        gathered = processes.gather(unreadable(share, title("images"), processes.count))
+        gathered = processes.gather(unreadable(share, source.inputs, title("images"), processes.count))
         no_image = {record.row: record for part in gathered for record in part}
         samples = PackedSamples(iter([[sample for sample in samples if sample.row not in no_image]]))
         bad = sorted([*bad, *no_image.values()], key=lambda record: record.row)
@@ -172,11 +181,16 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
             "processes": processes.count,
             "records": len(samples),
             "bad_records": [{"row": record.row, "reason": record.reason} for record in bad],
-            "fingerprint": _fingerprint(config, job),
+            "fingerprint": _fingerprint(config, job, source.records.sha256),
         }
         return _Ready(source, samples, steps, pruning, epochs, full_passes, manifest)
 
     return processes.together(settle)
+
+
+def _require_the_same_file(config: Config, job: Job, records: Records, begun: dict[str, Any] | None) -> None:
+    if begun is not None and begun["fingerprint"]["data"] != records.sha256[:16]:
+        raise UserError(f"{config.train.data} was replaced by another file while {job.title} began; run again")
 
 
 def _pruning(config: Config, epochs: int) -> tuple[InfoBatch | None, int]:
@@ -197,7 +211,7 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     from icons.training.infobatch import SamplePasses
     from icons.training.recipe import Recipe
     from icons.training.samples import TrainingSamples
-    from icons.training.trainer import checkpoints, fine_tune
+    from icons.training.trainer import fine_tune
 
     if processes.main:
         write_sealed(job.folder / "manifest.json", ready.manifest)
@@ -224,11 +238,14 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     )
     samples = TrainingSamples(ready.source, ready.samples, model.token_type_arguments)
     trained = fine_tune(adapted.peft.train(), samples, job.folder, recipe, job.title, processes)
+    processes.together(ready.source.records.require_unchanged)
     if not processes.main:
         return
     newest = checkpoints(job.folder)[-1]
     names = None if job.optimizer_in_final else ("adapter_config.json", "adapter_model.safetensors", "README.md")
-    replace_folder(job.folder / "final", lambda target: _copy(newest, target, names))
+    with new_folder(job.folder / "final", replace=True) as final:
+        _copy(newest, final, names)
+        mark_whole(final)
     facts: dict[str, Any] = {"complete": True, "steps": trained.steps, "machine": this_machine(model.device)}
     saved = ""
     if config.training.pruning:
@@ -269,23 +286,9 @@ def _advise(config: Config, job: Job, ready: _Ready, processes: Processes) -> No
         say(f"{job.title}: on one of {gpus} GPUs; `accelerate launch -m icons {job.command} CONFIG` trains on all")
 
 
-def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """`target` as `write` fills it: the old one or the whole new one, never a piece."""
-    temporary = target.parent / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    write(temporary)
-    for path in [*temporary.rglob("*"), temporary]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-
-
 def _copy(source: Path, target: Path, names: tuple[str, ...] | None) -> None:
-    target.mkdir()
     for path in source.iterdir():
-        if names is None or path.name in names:
+        if path.name != MARKER and (names is None or path.name in names):
             shutil.copy2(path, target / path.name)
 
 

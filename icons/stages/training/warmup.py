@@ -30,7 +30,7 @@ def warmup(config: Config) -> None:
         command="warmup",
         folder=RunFolder(config.output_dir).warmup,
         settings=config.warmup,
-        rows=lambda num_rows: _rows(config, num_rows),
+        rows=lambda records: _rows(config, len(records)),
         made_of={},
         check=lambda steps, exact: _require_checkpoints(config, steps, exact),
         try_model=_require_gradients,

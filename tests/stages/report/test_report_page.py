@@ -78,7 +78,7 @@ def nasty(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Project
     digest = file_digest(root / "train.jsonl")[:16]
     write_scores(
         project.run / "influence" / "scores.safetensors",
-        Scores(scores, valid, *numbers, ["first", "second", "third"], "0" * 16, digest),
+        Scores(scores, valid, *numbers, ["first", "second", "third"], "0" * 16, digest, {}),
     )
     for command in ("generalist", "report"):
         outcome = project.icons(command)

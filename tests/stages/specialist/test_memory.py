@@ -30,7 +30,7 @@ def status(key):
     return int(line.split()[1]) * 1024
 
 config = load_config(Path(sys.argv[1]))
-extractor = Extractor(config, "final", "train")
+extractor = Extractor(config, "final", "train", {})
 source = DataSource(Records(config.train.data), config.train.images, extractor.model.inputs)
 samples, _ = source.samples(range(len(source.records)))
 list(extractor.rows(make_batch(samples[:2], source.inputs)[0]))
