@@ -14,7 +14,6 @@ from icons.config import Config
 from icons.config_file import load_config, missing_files
 from icons.errors import UserError
 from icons.exits import exit_codes
-from icons.settings import keep_settings
 from icons.stop import stoppable
 
 app = typer.Typer(
@@ -345,6 +344,7 @@ def _run_stage(
     Not before: a stage that refuses to mix must leave what describes the results alone. Of several processes the main
     one writes; a stage that cannot share its work refuses them.
     """
+    from icons.settings import keep_settings
     from icons.training.processes import Processes
 
     processes = Processes.from_environment()

@@ -18,11 +18,11 @@ FLOORS = (
     ("pipeline", "cluster"),
     ("stages",),
     ("models", "training", "report"),
-    ("config_file",),
+    ("config_file", "settings"),
     ("config", "store"),
     ("data", "selection", "evaluation"),
     ("gradients",),
-    ("atomic", "cores", "errors", "exits", "machine", "parent", "progress", "ranges", "stop"),
+    ("atomic", "cores", "errors", "exits", "machine", "parent", "plain", "progress", "ranges", "stop", "yaml_text"),
 )
 """From the top: a room imports from its own floor or from one below; `stages` has floors of its own."""
 

@@ -40,7 +40,7 @@ class IndexFile:
 def read_indices(path: Path) -> IndexFile:
     """Raises UserError when the file is damaged, or holds anything but distinct row numbers."""
     if not path.is_file():
-        raise UserError(f"{path}: {'is not a regular file' if path.exists() else 'does not exist'}")
+        raise UserError(f"{path} {'is not a regular file' if path.exists() else 'does not exist'}")
     try:
         content: Any = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:

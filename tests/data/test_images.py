@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def bomb(path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (33, 32), (32, 32), (400, 100), (5, 90)])
-def test_padding_is_llavas_square_with_the_mean_colour(size: tuple[int, int], tiny_model: Path) -> None:
+def test_padding_is_llavas_square_with_the_mean_colour(size: tuple[int, int], tiny_model: Path, tmp_path: Path) -> None:
     made = llava_format(tiny_model)
     processor = made.image_processor
     image = noise(*size)
@@ -50,12 +51,17 @@ def test_padding_is_llavas_square_with_the_mean_colour(size: tuple[int, int], ti
     target = processor.crop_size["height"]
     resized = np.asarray(square.resize((target, target), Image.Resampling.BICUBIC)).astype(np.float32) / 255
     expected = ((resized - processor.image_mean) / processor.image_std).transpose(2, 0, 1)
-    np.testing.assert_allclose(made.image_inputs(image)["pixel_values"][0].numpy(), expected, atol=1e-5)
+    image.save(tmp_path / "image.png")
+    np.testing.assert_allclose(
+        made.image_inputs(tmp_path / "image.png")["pixel_values"][0].numpy(), expected, atol=1e-5
+    )
 
 
-def test_square_crops_instead(tiny_model: Path) -> None:
-    cropped = llava_format(tiny_model, image_aspect_ratio="square").image_inputs(noise(400, 100))["pixel_values"]
-    padded = llava_format(tiny_model).image_inputs(noise(400, 100))["pixel_values"]
+def test_square_crops_instead(tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    noise(400, 100).save(path)
+    cropped = llava_format(tiny_model, image_aspect_ratio="square").image_inputs(path)["pixel_values"]
+    padded = llava_format(tiny_model).image_inputs(path)["pixel_values"]
     assert cropped.shape == padded.shape
     assert not np.allclose(cropped, padded)
 
@@ -87,11 +93,41 @@ def test_files_that_are_no_images_are_refused(tmp_path: Path) -> None:
         "text": "is not an image",
         "half": "cannot be decoded",
         "bomb": "decompression bomb",
-        "folder": "cannot be decoded",
+        "folder": "no regular file",
     }
     for name, words in wanted.items():
         with pytest.raises(BadRecordError, match=words):
             load_image(tmp_path / f"{name}.png")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (load_image, image_size):
+        with pytest.raises(BadRecordError, match="no regular file"):
+            read(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize(("size", "ratio"), [((60_000, 1), "pad"), ((1, 14_000), "pad"), ((300, 1), "square")])
+def test_an_image_that_resizing_would_blow_up_is_refused(
+    size: tuple[int, int], ratio: Literal["pad", "square"], tiny_model: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    with pytest.raises(BadRecordError, match=f"thin.png' is {size[0]} x {size[1]} pixels"):
+        llava_format(tiny_model, image_aspect_ratio=ratio).image_inputs(tmp_path / "thin.png")
+    Image.new("RGB", (300, 1)).save(tmp_path / "small.png")
+    assert llava_format(tiny_model).image_inputs(tmp_path / "small.png")["pixel_values"].shape[0] == 1
+
+
+def test_sixteen_bits_keep_their_upper_half(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 64, dtype=np.uint16), (64, 1))
+    for name in ("a.png", "a.tiff"):
+        Image.fromarray(ramp).save(tmp_path / name)
+        np.testing.assert_array_equal(np.asarray(load_image(tmp_path / name))[..., 0], ramp >> 8)
+    for name, values in {"i.tiff": ramp.astype(np.int32), "f.tiff": (ramp / 65535).astype(np.float32)}.items():
+        Image.fromarray(values).save(tmp_path / name)
+        with pytest.raises(BadRecordError, match="whose range is unknown"):
+            load_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["../x.png", "/etc/x.png", "a/../../x.png", "a\\..\\..\\x.png"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,11 +131,13 @@ def test_ids_and_image_tensors_are_the_processors_own(
         messages = []
         for turn in record["conversations"]:
             parts: list[dict[str, str]] = []
-            for piece in turn["value"].replace("<image>", "\0<image>\0").split("\0"):
+            text = re.sub(r"^\s*((?:<image>\s*)+)", lambda m: "<image>" * m[0].count("<image>"), turn["value"])
+            text = re.sub(r"\s*((?:<image>\s*)+)$", lambda m: "<image>" * m[0].count("<image>"), text)
+            for piece in text.replace("<image>", "\0<image>\0").split("\0"):
                 if piece == "<image>":
                     parts.append({"type": "image"})
-                elif piece.strip():
-                    parts.append({"type": "text", "text": piece.strip()})
+                elif piece:
+                    parts.append({"type": "text", "text": piece})
             messages.append({"role": {"human": "user", "gpt": "assistant"}[turn["from"]], "content": parts})
         text = made.processor.apply_chat_template(messages, tokenize=False)
         images = [Image.open(path) for path in sample.images]

@@ -13,7 +13,7 @@ import numpy as np
 
 from icons.config import Config
 from icons.cores import cores, torch_on_one_thread
-from icons.data.records import open_records
+from icons.data.records import Records, open_records
 from icons.errors import UserError
 from icons.progress import Progress, say
 from icons.stages.specialist.checkpoints import checkpoint_weights
@@ -118,18 +118,25 @@ def _require_fit(config: Config, indices: list[Index]) -> None:
         features = feature_fingerprint(config, checkpoint)
         for name, validation in tasks.items():
             rows = complete_task(config, checkpoint, name).fingerprint
+            _require_file(rows, validation, f"the gradients of task {name}")
             _require_same(
                 rows,
                 val_fingerprint(config, features, validation),
                 f"the gradients of task {name} are not those that the config asks for",
                 f"delete {folder.task(checkpoint, name)} and run `icons val-grads --task {name}`",
             )
+        _require_file(index.fingerprint, records, "the training rows")
         _require_same(
             index.fingerprint,
             train_fingerprint(config, checkpoint, records),
             f"the training rows of {folder.index(checkpoint)} are not those that the config asks for",
             "run `icons run` in another output_dir",
         )
+
+
+def _require_file(stored: Fingerprint, records: Records, what: str) -> None:
+    if stored["data"] != records.sha256[:16]:
+        raise UserError(f"{records.path} is not the file that {what} were made of; run the stages again")
 
 
 def _require_same(stored: Fingerprint, expected: Fingerprint, what: str, advice: str) -> None:

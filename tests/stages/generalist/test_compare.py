@@ -172,12 +172,12 @@ def test_two_selections_of_a_run(copy_of_finished: Project) -> None:
 
 
 BAD = {
-    '{"rows": [1]}': "without 'indices'",
-    '{"indices": 3}': "no list of row numbers",
+    '{"rows": [1]}': 'expected a list of row numbers, or an object with one under "indices"',
+    '{"indices": 3}': "expected a list of row numbers",
     "[1, 2, true]": "True is no row number",
     "[-1]": "-1 is no row number",
     "[1, 2.5]": "2.5 is no row number",
-    "[3, 1, 3]": "row 3 is listed more than once",
+    "[3, 1, 3]": "row 3 stands twice",
     "[1, 2": "broken JSON",
     '{"indices": [1}': "broken JSON",
     '{"indices": [5], "num_train": 4}': "row 5 is not one of 4",

@@ -166,7 +166,7 @@ def test_a_clean_cut_leaves_nothing_to_the_tie_break() -> None:
         (["stability_with=nowhere"], "nowhere is not a folder"),
         (["seed=-1", "method=random"], "selection.seed: Input should be greater than or equal to 0"),
         (["percent=200"], "selection.percent: Input should be less than or equal to 100"),
-        (["method=spice", "spice={alpha: .inf}"], "selection.spice.alpha: Input should be less than or equal to 1"),
+        (["method=spice", "spice={alpha: .inf}"], "selection.spice.alpha: expected a finite number"),
         (["method=spice", "spice={penalty: 1.0e+300}"], "selection.spice.penalty: Input should be less than or equal"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from icons.stages.specialist.described import KEYS
 from icons.store.files import read_sealed, write_sealed
 from tests.conftest import SHARED_DATA, Project, icons
 from tests.reference.selection import read_rows, read_selection, scores_from_disk, vote_from_scores
@@ -97,14 +98,18 @@ def test_stages_one_by_one_end_as_run_does(project: Project, finished: Project) 
 
 def test_chunks_and_shards_do_not_change_the_selection(copy_of_finished: Project, finished: Project) -> None:
     sets = ["--set", "train.num_chunks=1", "--set", "gradients.shard_rows=1000", "--set", "gradients.num_workers=2"]
-    outcome = copy_of_finished.icons("run", *sets)
+    refused = copy_of_finished.icons("run", *sets)
+    assert refused.code == 2
+    assert "has rows in 3 chunks, and train.num_chunks is 1" in refused.err
+    other = copy_of_finished.root / "other"
+    outcome = copy_of_finished.icons("run", *sets, "--set", f"output_dir={other}")
     assert outcome.code == 0, outcome.err
-    alone = read_rows(copy_of_finished.run / "train_grads" / "final" / "chunk-00000-of-00001")
+    alone = read_rows(other / "train_grads" / "final" / "chunk-00000-of-00001")
     chunked = [read_rows(p) for p in sorted((finished.run / "train_grads" / "final").glob("chunk-*-of-00003"))]
     together = np.concatenate([chunk["grads"] for chunk in chunked])
     step = 2.0**-10  # of float16, in which the rows are stored: batches of other sizes may round to the neighbour
     np.testing.assert_allclose(alone["grads"].astype(np.float32), together.astype(np.float32), rtol=step, atol=1e-5)
-    assert read_selection(copy_of_finished.run)["indices"] == read_selection(finished.run)["indices"]
+    assert read_selection(other)["indices"] == read_selection(finished.run)["indices"]
 
 
 def test_one_chunk_at_a_time_in_any_order(copy_of_finished: Project, finished: Project) -> None:
@@ -182,7 +187,7 @@ def test_rows_made_otherwise_are_never_mixed(copy_of_finished: Project, override
         write_sealed(folder, changed)
     outcome = copy_of_finished.icons("specialist")
     assert outcome.code == 2
-    assert f"{field} is 'other'" in outcome.err
+    assert f"{KEYS[field]} is 'other' there" in outcome.err
 
 
 def test_changed_training_data_are_noticed(copy_of_finished: Project) -> None:

@@ -55,9 +55,17 @@ def test_another_sealed_file_as_the_manifest_is_refused(source: str, copy_of_fin
 
 
 def test_a_foreign_seal_does_not_vouch_for_an_adapter(copy_of_finished: Project) -> None:
+    """The stages refuse it; the warm-up makes it again of its newest checkpoint."""
     run = copy_of_finished.run
+    weights = run / "warmup" / "final" / "adapter_model.safetensors"
+    written = weights.read_bytes()
+    weights.write_bytes(written[:-1] + b"x")
     shutil.copyfile(run / "selection" / "vote-20" / "selected_indices.json", run / "warmup" / "final" / "complete")
-    assert f"delete {run / 'warmup' / 'final'}" in refused(copy_of_finished)
+    outcome = copy_of_finished.icons("val-grads")
+    assert outcome.code == 2
+    assert f"delete {run / 'warmup' / 'final'}" in outcome.err
+    assert copy_of_finished.icons("run").code == 0
+    assert weights.read_bytes() == written
 
 
 @pytest.mark.parametrize("line", [b'{"stex": 1}\n', b"[]\n", b'{"step": 1, "loss": "x", "learning_rate": 0.1}\n'])

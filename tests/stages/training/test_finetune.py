@@ -101,7 +101,7 @@ def test_the_parts_it_is_compared_with(copy_of_finished: Project) -> None:
     ("content", "words"),
     [
         ([0, 1, 100], "index 100 is not in"),
-        ([3, 1, 3], "index 3 stands twice"),
+        ([3, 1, 3], "row 3 stands twice"),
         ([1, -1], "-1 is no row number"),
         ([1, True], "True is no row number"),
         ([], "expected a list of row numbers"),
@@ -281,10 +281,18 @@ def test_the_merged_model_is_of_the_adapter_that_is_there(tuning: Project) -> No
     assert weights.read_bytes() != first
 
 
-@pytest.mark.parametrize("content", ["[1, 2", None])
-def test_a_file_that_is_no_index_is_named(content: str | None, tuning: Project) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[1, 2", " line 1: broken JSON"),
+        (None, " is not a regular file"),
+        ('[{"id": 1, "conversations": []}]', " holds records, not row numbers: it is a data file"),
+        ('{"id": 1, "conversations": []}\n{"id": 2}\n', " line 2: JSON lines of records, a data file"),
+    ],
+)
+def test_a_file_that_is_no_index_is_named(content: str | None, words: str, tuning: Project) -> None:
     path = tuning.root / "own"
     path.mkdir() if content is None else path.write_text(content)
     outcome = tuning.icons("finetune", "--indices", path)
     assert outcome.code == 2
-    assert f"{path} cannot be read as a JSON file of row numbers" in outcome.err
+    assert f"{path}{words}" in outcome.err
