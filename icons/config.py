@@ -47,7 +47,7 @@ class _Section(BaseModel):
         annotation = str(cls.model_fields[info.field_name or ""].annotation)
         if isinstance(value, bool) and "bool" not in annotation and "Any" not in annotation:
             raise ValueError(f"expected {_expected(annotation)}")
-        for number in _numbers_in(value):
+        for number in _numbers_in(value, "Any" in annotation):
             if isinstance(number, float) and not isfinite(number):
                 raise ValueError("expected a finite number")
             if isinstance(number, int) and abs(number) >= 2**63:
@@ -59,10 +59,11 @@ def _expected(annotation: str) -> str:
     return "a number" if "int" in annotation or "float" in annotation else "text"
 
 
-def _numbers_in(value: Any) -> Iterator[int | float]:
-    if isinstance(value, dict | list):
+def _numbers_in(value: Any, free: bool) -> Iterator[int | float]:
+    """Also within lists, and where a key takes anything (`free`) within mappings; sections look at their own keys."""
+    if isinstance(value, list) or (free and isinstance(value, dict)):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _numbers_in(each)
+            yield from _numbers_in(each, free)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield value
 

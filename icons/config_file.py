@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from icons.config import Config, TaskConfig
 from icons.errors import UserError
+from icons.plain import quoted
 from icons.yaml_text import read_yaml
 
 
@@ -152,7 +153,7 @@ def _explain(path: Path, problem: Any, lines: dict[tuple[str | int, ...], int]) 
         return f"{where}: the key {key!r} is missing"
     message = re.sub(r"^Value error, ", "", problem["msg"])
     message = re.sub(r"^Input should be a valid dictionary or instance of \w+", "expected keys below it", message)
-    return f"{where}: {key}: {message} (got {problem['input']!r})" if key else f"{where}: {message}"
+    return f"{where}: {key}: {message} (got {quoted(problem['input'])})" if key else f"{where}: {message}"
 
 
 def _keys_at(location: Iterable[str | int]) -> list[str]:

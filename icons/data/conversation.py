@@ -112,13 +112,9 @@ def _is_predicted(index: int, speaker: str, turn: dict[str, Any]) -> bool:
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             raise BadRecordError(f"turn {index} has {key} {quoted(value)}; expected true or false")
         if value and speaker == "human":
-            raise BadRecordError(
-                f"turn {index} asks with {key} for a human turn to be predicted, which is not supported"
-            )
+            raise BadRecordError(f"turn {index}, a human one, asks with {key} to be predicted; gpt turns alone can be")
     if len({bool(value) for value in marks.values()}) > 1:
-        raise BadRecordError(
-            f"turn {index} says both that it is to be predicted and that it is not ({', '.join(marks)})"
-        )
+        raise BadRecordError(f"turn {index} is and is not to be predicted, by its {' and '.join(marks)}")
     return all(bool(value) for value in marks.values())
 
 

@@ -306,6 +306,8 @@ def _image_processor(folder: Path, pad: bool) -> Any:
         if (folder / name).is_file():
             content = json.loads((folder / name).read_text(encoding="utf-8"))
             settings = content.get("image_processor", settings if name == "processor_config.json" else content)
+    if not isinstance(settings, dict):
+        raise UserError(f"model.base: the image processor's settings in {folder} are no object")
     if not settings:
         raise UserError(f"model.base: {folder} has no preprocessor_config.json or processor_config.json")
     processor_class = (

@@ -18,7 +18,7 @@ from icons.errors import UserError
 from icons.progress import Progress, say
 from icons.stages.specialist.checkpoints import checkpoint_weights
 from icons.stages.specialist.described import described, difference
-from icons.stages.specialist.directions import complete_task, task_digest
+from icons.stages.specialist.directions import complete_task, task_digest, tasks_digest
 from icons.stages.specialist.fingerprints import feature_fingerprint, train_fingerprint, val_fingerprint
 from icons.store.fingerprint import Fingerprint, digest, require_same
 from icons.store.index import Index, read_index
@@ -126,6 +126,13 @@ def _require_fit(config: Config, indices: list[Index]) -> None:
                 f"delete {folder.task(checkpoint, name)} and run `icons val-grads --task {name}`",
             )
         _require_file(index.fingerprint, records, "the training rows")
+        if config.gradients.exact:
+            require_same(
+                {"tasks": index.fingerprint.get("tasks")},
+                {"tasks": tasks_digest(config, checkpoint)},
+                f"the exact scores of {checkpoint} were made against other tasks",
+                "name the same tasks in the same order, or run the training pass again in another output_dir",
+            )
         _require_same(
             index.fingerprint,
             train_fingerprint(config, checkpoint, records),

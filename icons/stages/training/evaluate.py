@@ -23,6 +23,7 @@ from icons.store.files import read_sealed
 from icons.store.fingerprint import Fingerprint, digest, file_digest, model_digest
 from icons.store.layout import RunFolder
 from icons.store.lock import only_one_process
+from icons.store.whole import damaged, is_marked
 
 if TYPE_CHECKING:
     from icons.models.vlm import VisionLanguageModel
@@ -125,6 +126,7 @@ def _answer_on_own_device(config: Config, candidate: Candidate, tasks: list[Task
 def _answer_candidate(config: Config, candidate: Candidate, tasks: list[TaskConfig], generate: bool) -> None:
     from icons.stages.training.answers import answer_task
 
+    _require_whole(candidate)
     with only_one_process(candidate.folder):
         before = {task.name: _fingerprint(config, candidate, task) for task in tasks}
         model = _load(config, candidate)
@@ -135,6 +137,16 @@ def _answer_candidate(config: Config, candidate: Candidate, tasks: list[TaskConf
                 raise UserError(f"{task.data} or the adapter changed while {candidate.name} was asked; run it again")
             seconds = time.monotonic() - begin
             write_answers(candidate.folder, TaskAnswers(task.name, answers, made_of, bad, seconds))
+
+
+def _require_whole(candidate: Candidate) -> None:
+    """Of an adapter that icons trained; a UserError when it is not as it was written."""
+    if candidate.adapter is not None and is_marked(candidate.adapter):
+        for path in damaged(candidate.adapter, [ADAPTER, "adapter_config.json"]):
+            raise UserError(
+                f"{path} is damaged (not as the training wrote it); run that training again, which makes it of its "
+                "newest checkpoint"
+            )
 
 
 def _load(config: Config, candidate: Candidate) -> VisionLanguageModel:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from icons.settings import MARK
 from tests.conftest import Project
 from tests.page import Element, caption, findings, numbers, read_page, rows
 from tests.reference.selection import read_rows, read_selection
@@ -190,7 +191,7 @@ def test_how_it_was_made(finished: Project, page: Element) -> None:
     fingerprint = dict(tables["Fingerprint"])
     assert fingerprint["selection"] == read_selection(finished.run)["fingerprint"]
     assert fingerprint["dim"] == "512"
-    assert made.one("pre").text == (finished.run / "config.yaml").read_text()
+    assert MARK + made.one("pre").text == (finished.run / "config.yaml").read_text()
 
 
 def test_every_figure_is_there_in_each_form(finished: Project, page: Element) -> None:
@@ -315,7 +316,7 @@ def test_a_selection_of_other_scores_is_not_mixed_in(copy_of_finished: Project) 
     copy_of_finished.save()
     outcome = copy_of_finished.icons("run")
     assert outcome.code == 0, outcome.err
-    assert "without old (made of other scores)" in outcome.out
+    assert re.search(r"without old, vote-20\.[0-9a-f]{8} \(made of other scores\)", outcome.out)
     page = read_page(copy_of_finished.run / "report" / "index.html")
     assert findings(page)["Left out"].startswith("old in the run folder")
     outcome = copy_of_finished.icons("report", "--selection", "vote-20", "--selection", "old")
