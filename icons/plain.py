@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 MOST = 120
 """Characters of a name or a text in a message."""
 
@@ -29,6 +31,12 @@ def quoted(value: object, most: int = MOST) -> str:
 def for_terminal(text: str) -> str:
     """Whole lines for a person: what a terminal would act on is written out, line breaks and tabs stay."""
     return "".join(_escaped(c) if _strikes(c) and c not in "\n\t" else c for c in text)
+
+
+def json_for_terminal(value: object, indent: int | None = None) -> str:
+    """JSON that no terminal acts on; within its strings what would strike is escaped as JSON has it."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "".join(f"\\u{ord(c):04x}" if _strikes(c) and c != "\n" else c for c in text)
 
 
 def clipped(text: str, most: int | None) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
-from icons.plain import for_terminal, in_line
+from icons.plain import for_terminal, in_line, json_for_terminal
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -58,3 +59,8 @@ class Progress:
 def say(message: str) -> None:
     """One line for the person: results to standard output, at once; nothing in it commands the terminal."""
     print(for_terminal(message), flush=True)
+
+
+def say_json(value: Any, indent: int | None = 1) -> None:
+    """The same for programs: a text that is not ASCII stays as it is, but for what would command a terminal."""
+    print(json_for_terminal(value, indent), flush=True)

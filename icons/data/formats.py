@@ -21,7 +21,7 @@ from icons.data.images import image_size, load_image, require_not_thin, require_
 from icons.data.tokens import Prompt, Tokens
 from icons.data.vicuna import render_vicuna, tokenise_vicuna
 from icons.errors import BadRecordError
-from icons.plain import quoted
+from icons.plain import in_line, quoted
 
 ImageInputs = Mapping[str, Tensor]
 """One image as the model's forward pass takes it, by argument name; the first axis counts images, patches or tiles."""
@@ -140,7 +140,9 @@ class ChatFormat:
             try:
                 self._ids_by_size[size] = self.ids_of_image(Image.new("RGB", size))
             except ValueError as error:  # such as a refusal of very long and thin images
-                raise BadRecordError(f"image {quoted(str(path), 300)} is refused by the processor ({error})") from None
+                raise BadRecordError(
+                    f"image {quoted(str(path), 300)} is refused by the processor ({in_line(error, 200)})"
+                ) from None
         return self._ids_by_size[size]
 
     def ids_of_image(self, image: Image.Image) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from icons.errors import BadRecordError
-from icons.plain import quoted
+from icons.plain import in_line, quoted
 
 
 def image_path(folder: Path | None, name: str) -> Path:
@@ -91,6 +91,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
 
 
+def _why(error: Exception) -> str:
+    return in_line(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200)
+
+
 def _shown(path: Path) -> str:
     return quoted(str(path), 300)
 
@@ -115,4 +119,4 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         empty = path.is_file() and path.stat().st_size == 0
         raise BadRecordError(f"image {_shown(path)} is {'an empty file' if empty else 'not an image'}") from None
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise BadRecordError(f"image {_shown(path)} cannot be decoded ({error})") from None
+        raise BadRecordError(f"image {_shown(path)} cannot be decoded ({_why(error)})") from None

@@ -40,6 +40,8 @@ def render_vicuna(conversation: Conversation, eos: str = "</s>") -> Prompt:
             text += f"ASSISTANT: {turn.text}{eos}"
             if turn.predicted:
                 spans.append((start, len(text)))
+    if conversation.images and text.count(IMAGE_TAG) != len(conversation.images):
+        raise BadRecordError(f"taking {IMAGE_TAG} out of its turn leaves another one; mend the text around it")
     return Prompt(text, spans, len(conversation.images))
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from icons.config import ModelConfig
@@ -56,6 +58,7 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
     """The model without an adapter, every parameter frozen, in eval mode, on its device."""
     folder, device = model_folder(config.base), pick_device(config.device)
     inputs = input_format(folder, config)
+    _require_enough_weights(folder, meta_model(config))
     with _quiet_transformers():
         try:
             model, info = _auto_class(_hugging_face_config(config)).from_pretrained(
@@ -73,6 +76,22 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
         raise UserError(f"model.base: {folder} lacks {len(missing)} of the model's tensors, the first is {missing[0]}")
     model.requires_grad_(False).eval().to(device)
     return with_right_head(VisionLanguageModel(model, model, inputs, device))
+
+
+def _require_enough_weights(folder: Path, model: nn.Module) -> None:
+    """Raises UserError when the files hold far fewer numbers than the model that config.json describes.
+
+    Known from their headers: the library would fill the rest with random numbers, in as much memory as it takes.
+    """
+    described, stored = sum(parameter.numel() for parameter in model.parameters()), 0
+    for path in folder.glob("*.safetensors"):
+        with reading(f"model.base: {path} cannot be loaded"), safe_open(path, framework="np") as file:
+            stored += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    if described > 1.02 * stored:
+        raise UserError(
+            f"model.base: {folder}/config.json describes a model of {described:,} parameters, and its weights hold "
+            f"{stored:,}; they do not belong together"
+        )
 
 
 def meta_model(config: ModelConfig) -> nn.Module:

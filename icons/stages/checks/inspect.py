@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from icons.config import Config
 from icons.data.conversation import parse_record
 from icons.data.images import image_path, load_image
@@ -13,7 +11,7 @@ from icons.errors import BadRecordError, UserError
 from icons.models.formats import input_format
 from icons.models.loading import model_folder
 from icons.plain import in_line
-from icons.progress import say
+from icons.progress import say, say_json
 
 
 def inspect_record(config: Config, row: int, task: str | None = None, as_json: bool = False) -> None:
@@ -37,7 +35,7 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
     tokens = Tokens(tokens.ids[:left], tokens.labels[:left])
     sizes = [list(image.size) for image in images]
     if as_json:
-        say(json.dumps({"input_ids": tokens.ids, "labels": tokens.labels, "image_sizes": sizes}))
+        say_json({"input_ids": tokens.ids, "labels": tokens.labels, "image_sizes": sizes}, None)
         return
     say(records.where(row, record))
     for name, path, image in zip(conversation.images, paths, images, strict=True):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 
 from icons.config import Config
-from icons.progress import say
+from icons.progress import say, say_json
 from icons.ranges import as_ranges
 from icons.stages.checks.status import OPEN_STATES, Piece, Summary, by_checkpoint, collect_status, summarise
 
@@ -31,7 +30,7 @@ def print_status(config: Config, *, as_json: bool = False, watch: bool = False) 
             print("\033[2J\033[H", end="")
         if as_json:
             stages = [asdict(summary) for summary in summarise(pieces)]
-            say(json.dumps({"stages": stages, "pieces": [asdict(piece) for piece in pieces]}, indent=1))
+            say_json({"stages": stages, "pieces": [asdict(piece) for piece in pieces]})
         else:
             say("\n".join(table(pieces)))
         if not watch or all(piece.state == "done" for piece in pieces):

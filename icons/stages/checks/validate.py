@@ -104,7 +104,7 @@ def _unreadable_weights(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = sorted(set(read_json(index)["weight_map"].values()))
+            names = sorted({str(name) for name in read_json(index)["weight_map"].values()})
         except (UserError, AttributeError, KeyError, TypeError) as error:
             return [f"model.base: {index} is not the index of a model's weights ({type(error).__name__})"]
         problems = [f"model.base: {folder / name} is not there" for name in names if not (folder / name).is_file()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from icons.config_file import load_config
 from icons.data.records import Records, open_records
 from icons.errors import UserError
 from icons.plain import in_line
-from icons.progress import say
+from icons.progress import say, say_json
 from icons.selection.compare import Agreement, Bool, by_group, by_votes, shared
 from icons.stages.generalist.answers import compare_answers
 from icons.stages.generalist.selections import Member, Selection, Training, numbered, read_selection, read_training
@@ -31,7 +30,7 @@ def compare(path_a: Path, path_b: Path, data: Path | None = None, as_json: bool 
     a, b = read_selection(path_a), read_selection(path_b)
     report = _compared(a, b, _training_records(data))
     if as_json:
-        say(json.dumps(report, indent=1, ensure_ascii=False))
+        say_json(report)
     else:
         _print(report)
 

@@ -5,7 +5,6 @@ The cheap answer before the GPUs are spent: one gradient store, and of each meth
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from icons.config import Config
 from icons.errors import UserError
 from icons.evaluation.measures import MEASURES, Answers, Interval, difference, mean_over_tasks
-from icons.progress import say
+from icons.progress import say, say_json
 from icons.selection.consensus import budget
 from icons.stages.generalist.select import open_scores, select, with_selection
 from icons.stages.training.evaluate import Candidate, Results, answer, evaluation_tasks, in_brackets
@@ -98,7 +97,7 @@ def trial(
     }
     write_sealed(RunFolder(config.output_dir).trials / "result.json", content)
     if as_json:
-        say(json.dumps(content, indent=1))
+        say_json(content)
     else:
         _print(content, verdicts, config, len(scores.valid), count)
 

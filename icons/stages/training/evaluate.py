@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from icons.data.records import open_records
 from icons.errors import UserError
 from icons.evaluation.measures import MEASURES, Answers, Interval, mean_over_tasks, measured
 from icons.parent import end_with_the_parent
-from icons.progress import say
+from icons.progress import say, say_json
 from icons.stages.specialist.workers import devices
 from icons.store.evaluations import TaskAnswers, read_answers, write_answers
 from icons.store.files import read_sealed
@@ -54,7 +53,7 @@ def evaluate(config: Config, names: list[str] | None = None, *, generate: bool =
     candidates = _candidates(config, names or [])
     results = answer(config, candidates, evaluation_tasks(config), generate=generate)
     if as_json:
-        say(json.dumps(table(results), indent=1))
+        say_json(table(results))
         return
     _print(results)
     if not config.evaluation.tasks:

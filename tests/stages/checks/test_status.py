@@ -179,3 +179,67 @@ def test_three_thousand_chunks_take_a_screen() -> None:
 )
 def test_ranges(numbers: list[int], text: str) -> None:
     assert as_ranges(numbers) == text
+
+
+ODD_BEATS = [
+    '{"state":"running","rows":1,"total":1,"rate":1,"idle":{},"host":"a","machine":"","pid":1,"job":"","error":""}',
+    '{"state":"running"}',
+    "[" * 100_000,
+    '["x"]',
+    '{"state":"failed","rows":1e400,"total":1,"rate":1,"idle":0,"host":"\\u001b[2J","machine":"","pid":1,"job":"",'
+    '"error":""}',
+]
+
+
+@pytest.mark.parametrize("beat", ODD_BEATS)
+def test_an_odd_heartbeat_is_no_sign_of_life(beat: str, begun: Project) -> None:
+    folder = chunk_folder(begun, 2)
+    folder.mkdir(exist_ok=True)
+    (folder / "heartbeat.json").write_text(beat)
+    outcome = begun.icons("status")
+    assert outcome.code == 0
+    assert "\x1b" not in outcome.out
+
+
+def test_odd_files_of_a_run_are_told_not_raised(copy_of_finished: Project) -> None:
+    import shutil
+
+    run = copy_of_finished.run
+    shutil.copytree(run / "warmup" / "checkpoint-2", run / "warmup" / "checkpoint-2.bak")
+    scores = run / "influence" / "scores.safetensors"
+    content = scores.read_bytes()
+    for old, new in ((b'[\\"', b'{\\"'), (b'"asked"', b'"asket"'), (b"{", b"[")):
+        scores.write_bytes(content.replace(old, new, 1))
+        pieces = json.loads(copy_of_finished.icons("status", "--json").out)["pieces"]
+        assert [piece["state"] for piece in pieces if piece["stage"] == "specialist"] == ["damaged"]
+    (run / "warmup" / "manifest.json").write_text("[" * 100_000)
+    (run / "selection" / "vote-20" / "selected_indices.json").write_text('{"indices": 3}')
+    pieces = json.loads(copy_of_finished.icons("status", "--json").out)["pieces"]
+    assert {piece["stage"] for piece in pieces if piece["state"] == "damaged"} >= {"warmup", "generalist"}
+
+
+def test_two_thousand_checkpoints_take_as_long_each_as_ten() -> None:
+    """The table is linear in them: compared by its own calls, not by a clock."""
+
+    def calls(count: int) -> int:
+        pieces = [
+            Piece(stage, f"chunk {number}", "missing", checkpoint=str(number), number=0)
+            for number in range(count)
+            for stage in ("val-grads", "train-grads", "merge")
+        ]
+        seen = 0
+
+        def count_calls(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal seen
+            seen += event == "line"
+            return count_calls
+
+        sys.settrace(count_calls)
+        try:
+            lines = list(table(pieces))
+        finally:
+            sys.settrace(None)
+        assert len(lines) >= count
+        return seen
+
+    assert calls(400) < 6 * calls(100)

@@ -318,7 +318,7 @@ def test_a_selection_of_other_scores_is_not_mixed_in(copy_of_finished: Project) 
     assert outcome.code == 0, outcome.err
     assert re.search(r"without old, vote-20\.[0-9a-f]{8} \(made of other scores\)", outcome.out)
     page = read_page(copy_of_finished.run / "report" / "index.html")
-    assert findings(page)["Left out"].startswith("old in the run folder")
+    assert findings(page)["Left out"].startswith("old, vote-20.")
     outcome = copy_of_finished.icons("report", "--selection", "vote-20", "--selection", "old")
     assert outcome.code == 2
     assert outcome.err.startswith("error: selection old was not made of the scores in ")
