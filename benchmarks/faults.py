@@ -216,7 +216,7 @@ def write_cases(root: Path, config: Path) -> dict[str, tuple[tuple[str, ...], li
     return {
         "index of the data": ((".icons-cache",), ["specialist", config]),
         "warmup": (("warmup",), ["warmup", config]),
-        "end of the warmup": (("warmup/final", "warmup/manifest.json"), ["warmup", config]),
+        "end of the warmup": (("warmup/final",), ["warmup", config]),
         "val-grads": (("val_grads",), ["val-grads", config]),
         "train-grads": (("train_grads",), ["train-grads", config]),
         "merge": (("train_grads/final/index.json",), ["merge", config]),

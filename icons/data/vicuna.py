@@ -69,7 +69,7 @@ def tokenise_vicuna(prompts: Sequence[Prompt], tokenizer: Any) -> list[Tokens]:
 
 def lead_of(tokenizer: Any) -> list[int]:
     """The ids that a tokenizer puts before every text: the beginning-of-sequence token, or none."""
-    plain, whole = (tokenizer("a", add_special_tokens=special, verbose=False)["input_ids"] for special in (False, True))
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     for at in range(len(whole) - len(plain) + 1):
         if whole[at : at + len(plain)] == plain:
             return [int(token) for token in whole[:at]]

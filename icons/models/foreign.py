@@ -23,8 +23,10 @@ def reading(what: str) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:
-        if "out of memory" in str(error):
+    except BaseException as error:
+        # A panic of the tokenizers library is no Exception.
+        foreign = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if not foreign or "out of memory" in str(error):
             raise
         raise UserError(f"{what} ({reason(error)})") from error
 

@@ -18,6 +18,7 @@ from icons.data.chat import predicts_the_end
 from icons.data.conversation import IMAGE_TAG, parse_record
 from icons.data.formats import ChatFormat, InputFormat, LlavaFormat
 from icons.data.tokens import IMAGE_ID
+from icons.data.vicuna import lead_of
 from icons.errors import BadRecordError, UserError
 from icons.models.foreign import reading, reason, require_own_code_only
 
@@ -172,10 +173,9 @@ def _require_the_tokenizers_ids(folder: Path, chat: ChatFormat) -> None:
 def _tokenizer(folder: Path, trusted: bool) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with reading(f"model.base: {folder} has no usable tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
-    except Exception as error:
-        raise UserError(f"model.base: {folder} has no usable tokenizer ({reason(error)})") from None
+        lead_of(tokenizer)  # what is wrong with it shows when it is used
     if not tokenizer.is_fast or tokenizer.eos_token is None:
         raise UserError(f"model.base: {folder} needs a fast tokenizer with an end-of-sequence token")
     return tokenizer
@@ -211,11 +211,9 @@ def _processor(folder: Path, model_type: str, trusted: bool) -> Any:
     if video is not None and video.default is Parameter.empty:
         methods["__init__"] = without_video
     still: Any = type(processor_class.__name__, (processor_class,), methods)
-    try:
+    with reading(f"model.base: the processor in {folder} cannot be loaded"):
         processor = still.from_pretrained(folder, trust_remote_code=trusted)
         processor.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=trusted)
-    except Exception as error:
-        raise UserError(f"model.base: the processor in {folder} cannot be loaded ({reason(error)})") from None
     if not processor.tokenizer.is_fast:
         raise UserError(f"model.base: {folder} needs a fast tokenizer")
     processor.chat_template = processor.chat_template or processor.tokenizer.chat_template
