@@ -21,6 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+LONGEST = (
+    "slurm/", "training/test_infobatch", "training/test_finetune", "benchmarks/", "demo/", "cli/test_docs",
+    "generalist/test_trial", "specialist/test_workers", "specialist/test_pipeline", "cli/test_scripts",
+)  # fmt: skip
+"""Files that take a minute or more come first, so that no worker is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {item: next((at for at, part in enumerate(LONGEST) if part in item.nodeid), len(LONGEST)) for item in items}
+    items.sort(key=order.__getitem__)
+
+
 @dataclass(frozen=True)
 class Outcome:
     code: int

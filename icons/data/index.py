@@ -81,7 +81,7 @@ def open_offsets(path: Path, file: OpenFile, kind: Kind) -> StoredOffsets:
 
 def known_sha256(path: Path) -> str | None:
     """SHA-256 of a file that has a fitting index, without reading it; None for any other."""
-    places = [place for place in _places(path) if place.is_file()]
+    places = [place for place in _places(path) if os.path.isfile(place)]  # false, too, where one may not look
     if not places:
         return None
     facts = _facts(OpenFile.at(path))

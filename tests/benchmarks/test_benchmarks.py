@@ -119,3 +119,17 @@ def test_the_page_in_its_smallest_form(tmp_path: Path) -> None:
     out = run(BENCHMARKS / "report.py", "--rows", 400, "--warm", "--json", tmp_path / "r.json")
     assert "MB" in out
     assert json.loads((tmp_path / "r.json").read_text())["results"]["rows"] == 400
+
+
+def test_odd_inputs_are_taken_or_refused(tmp_path: Path) -> None:
+    run(BENCHMARKS / "fuzz.py", "--cases", 12, "--seed", 7, "--json", tmp_path / "f.json")
+    found = json.loads((tmp_path / "f.json").read_text())["results"]
+    assert found.keys() == {"records", "images", "config", "folders"}
+    assert all(sum(counts.values()) == 12 for counts in found.values())
+
+
+def test_a_kill_before_a_write_and_a_damage(tmp_path: Path) -> None:
+    options = ["--kills", 0, "--writes", 1, "--damages", 1, "--seed", 3, "--json", tmp_path / "f.json"]
+    run(BENCHMARKS / "faults.py", *options)
+    found = json.loads((tmp_path / "f.json").read_text())["results"]
+    assert found["writes"]["kills"] == found["damages"]["damages"] == 1
