@@ -14,6 +14,26 @@ SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] %}"
+    "{{ first if first is string else first[0]['text'] }}{% else %}" + SYSTEM + "{% endif %}{{ ' ' }}"
+    "{% for message in messages %}{% set turn = namespace(text='', images='') %}"
+    "{% if message['content'] is string %}{% set turn.text = message['content'] %}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{% set turn.images = turn.images + '<image>\\n' %}"
+    "{% elif part['type'] == 'text' %}{% set turn.text = turn.text + part['text'] %}{% endif %}{% endfor %}{% endif %}"
+    "{% if turn.images %}{% set turn.text = (turn.images + turn.text | trim) | trim %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ 'USER: ' + turn.text + ' ' if turn.text else 'USER:' }}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{{ 'ASSISTANT: ' + turn.text + eos_token if turn.text else 'ASSISTANT:' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+"""The same as a chat template of Hugging Face, for programs that read one from a model's folder.
+
+It writes the beginning-of-sequence token itself, so that it stands there whether or not a program adds one. A system
+message takes the place of LLaVA's sentence.
+"""
+
 
 def render_vicuna(conversation: Conversation, eos: str = "</s>") -> Prompt:
     """`SYSTEM USER: ... ASSISTANT: ...</s>USER: ...`; a span runs from behind `ASSISTANT:` through `</s>`.

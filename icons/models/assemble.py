@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from icons.errors import UserError
+from icons.models.card import complete
 from icons.models.foreign import reason, require_plain_folder
 from icons.models.llava_adapter import LINEAR, PROJECTOR
 from icons.models.published import read_model_folder, read_tensors
 from icons.models.sentencepiece import write_tokenizer_json
 
 IMAGE_TOKEN = "<image>"
+TEXT = "LLaVA before instruction tuning: language model, vision tower and pretrained projector as they were published."
 ROWS = 64
 """The vocabulary is filled up to a multiple of this, which matrix products on GPUs like."""
 
@@ -39,7 +41,8 @@ def assemble_llava(llm: Path, vision: Path, projector: Path, out: Path) -> None:
     tensors = text | _vision_tensors(vision) | _projector_tensors(projector)
     model = _filled(config, tensors)
     _save(model, out)
-    _processor(vision, config, tokenizer).save_pretrained(out)
+    how = "`icons assemble`, of a Llama, CLIP's vision tower and a pretrained projector"
+    complete(out, _processor(vision, config, tokenizer), how=how, text=TEXT)
 
 
 def _llm_config(folder: Path) -> Any:

@@ -26,6 +26,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from icons.models.card import complete
+
+TEXT = "A LLaVA small enough for a laptop, with random weights: for trying programs out, not for answers."
+
 # Their ids are their places in this tuple; the 256 byte pieces follow, then characters, then merges.
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 MAX_POSITIONS = 4096
@@ -107,8 +111,9 @@ def build_tiny_llava(folder: Path, *, texts: Iterable[str] | None = None, size: 
                 # CLIP's 0.02 drowns in the patches, and "where" would take many epochs to learn.
                 torch.nn.init.normal_(parameter, std=0.3)
     with _no_progress_bar():
+        model.generation_config.pad_token_id = SPECIAL_TOKENS.index("<pad>")
         model.save_pretrained(folder)
-    _processor(size, tokenizer).save_pretrained(folder)
+    complete(folder, _processor(size, tokenizer), how=f"`icons tiny-model`, seed {seed}", text=TEXT)
     # safetensors creates its file for the owner alone; give it the mode of its neighbours
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
 
