@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from icons.data.conversation import IMAGE_TAG, Conversation, Turn
+from icons.data.conversation import IMAGE_TAG, Conversation, Turn, require_tags
 from icons.data.tokens import IMAGE_ID, Prompt, Tokens, labelled
 from icons.errors import BadRecordError
 
@@ -23,6 +23,7 @@ def render_chat(conversation: Conversation, render: Render, ends: Sequence[str],
     `image` is what the template writes for an image; None for a model that reads text alone, whose messages hold plain
     strings. Raises BadRecordError when the template refuses the conversation or rewrites an answer.
     """
+    require_tags(conversation)
     if conversation.images and not image:
         raise BadRecordError("an image, but the model reads text alone")
     answers = [turn.text for turn in conversation.turns if turn.speaker == "gpt"]

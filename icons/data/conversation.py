@@ -1,4 +1,4 @@
-"""A record's conversation, checked: alternating human and gpt turns, an `<image>` in the text for each image.
+"""A record's conversation, checked: alternating human and gpt turns, and the images that they speak of.
 
 Source: LLaVA's data format (`conversations: [{from, value}]`, `image`: a path or a list of them; `images`, as
 LLaMA-Factory and ms-swift write the list, is read too); a leading gpt turn is dropped, as LLaVA's own training code
@@ -38,7 +38,8 @@ class Turn:
 class Conversation:
     """Turns in order, human first, speakers alternating.
 
-    `images` are the record's paths, relative to the image folder; the n-th IMAGE_TAG in the turns stands for the n-th.
+    `images` are the record's paths, relative to the image folder. How many IMAGE_TAGs the turns have to hold for them
+    is the template's business.
     `system` is the record's own system text, None without one.
     """
 
@@ -68,7 +69,6 @@ def parse_record(record: dict[str, Any]) -> Conversation:
         raise BadRecordError("no gpt turn is to be predicted; nothing is left to learn from")
     images = _image_paths(record)
     _refuse_other_media(record, turns, bool(images))
-    _require_tags(turns, len(images))
     return Conversation(tuple(turns), images, system)
 
 
@@ -167,7 +167,9 @@ def _require_text(text: str, what: str) -> None:
         raise BadRecordError(f"{what} holds half a character (a lone surrogate at position {error.start})") from None
 
 
-def _require_tags(turns: list[Turn], images: int) -> None:
+def require_tags(conversation: Conversation) -> None:
+    """Raises BadRecordError unless human turns hold one IMAGE_TAG for each image."""
+    turns, images = conversation.turns, len(conversation.images)
     tags = sum(turn.text.count(IMAGE_TAG) for turn in turns)
     if tags and not images:
         raise BadRecordError(f"{tags} {IMAGE_TAG} in the text but no image in the record")

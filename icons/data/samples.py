@@ -49,8 +49,9 @@ class DataSource:
             try:
                 record = self.records[row]
                 conversation = parse_record(record)
-                images = tuple(image_path(self.images, name) for name in conversation.images)
-                rendered.append((row, self.records.where(row, record), images, self.inputs.render(conversation)))
+                prompt = self.inputs.render(conversation)
+                images = tuple(image_path(self.images, name) for name in conversation.images[: prompt.images])
+                rendered.append((row, self.records.where(row, record), images, prompt))
             except BadRecordError as error:
                 message, path = str(error), str(self.records.path)
                 reason = message if message.startswith(path) else f"{self.records.where(row, record)}: {message}"

@@ -31,7 +31,7 @@ class Tokens:
 class Prompt:
     """The whole conversation as text, and the character spans [start, stop) that are to be predicted, in order.
 
-    `images` counts the placeholders in it.
+    `images` counts the placeholders in it: the first so many of the record's images are shown.
     """
 
     text: str

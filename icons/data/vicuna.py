@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from icons.data.conversation import IMAGE_TAG, Conversation, Turn
 from icons.data.tokens import IMAGE_ID, Prompt, Tokens, labelled
@@ -39,7 +43,9 @@ def render_vicuna(conversation: Conversation, eos: str = "</s>") -> Prompt:
     """`SYSTEM USER: ... ASSISTANT: ...</s>USER: ...`; a span runs from behind `ASSISTANT:` through `</s>`.
 
     `<image>` moves to the front of its turn. An empty turn is its role alone, without `</s>`, and nothing of it is
-    predicted. Raises BadRecordError for more than one image, and for a system text of the record's own.
+    predicted. What LLaVA's own code takes is taken in its way: an `<image>` in a record without an image is text,
+    several in one turn are one, and an image that no turn speaks of is not shown. Raises BadRecordError for more than
+    one image, for `<image>` in several turns or in an answer, and for a system text of the record's own.
     """
     if conversation.system is not None:
         raise BadRecordError(
@@ -49,20 +55,33 @@ def render_vicuna(conversation: Conversation, eos: str = "</s>") -> Prompt:
         raise BadRecordError(
             f"{len(conversation.images)} images; template vicuna_v1 takes one a record, template chat_template several"
         )
+    shown = _shown(conversation)
     text, spans = SYSTEM + " ", []
     for turn in conversation.turns:
         if not turn.text:
             text += {"human": "USER:", "gpt": "ASSISTANT:"}[turn.speaker]  # as LLaVA's own code: nothing follows
         elif turn.speaker == "human":
-            text += f"USER: {_image_first(turn)} "
+            text += f"USER: {_image_first(turn) if shown else turn.text} "
         else:
             start = len(text) + len("ASSISTANT:")
             text += f"ASSISTANT: {turn.text}{eos}"
             if turn.predicted:
                 spans.append((start, len(text)))
-    if conversation.images and text.count(IMAGE_TAG) != len(conversation.images):
+    if shown and text.count(IMAGE_TAG) != 1:
         raise BadRecordError(f"taking {IMAGE_TAG} out of its turn leaves another one; mend the text around it")
-    return Prompt(text, spans, len(conversation.images))
+    return Prompt(text, spans, int(shown))
+
+
+def _shown(conversation: Conversation) -> bool:
+    """Whether the record's image is shown: it has one, and a human turn speaks of it."""
+    if not conversation.images:
+        return False
+    speaking = [turn for turn in conversation.turns if IMAGE_TAG in turn.text]
+    if any(turn.speaker == "gpt" for turn in speaking):
+        raise BadRecordError(f"{IMAGE_TAG} stands in a gpt turn; expected it in a human turn")
+    if len(speaking) > 1:
+        raise BadRecordError(f"{IMAGE_TAG} in {len(speaking)} turns for one image; expected it in one")
+    return bool(speaking)
 
 
 def tokenise_vicuna(prompts: Sequence[Prompt], tokenizer: Any) -> list[Tokens]:
@@ -78,6 +97,10 @@ def tokenise_vicuna(prompts: Sequence[Prompt], tokenizer: Any) -> list[Tokens]:
     encoded = tokenizer(
         pieces, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
     )
+    for number, piece in enumerate(pieces):
+        if IMAGE_TAG in piece:  # of a record without an image: characters, and no token for an image
+            spelled = _without_image_token(tokenizer).encode(piece, add_special_tokens=False)
+            encoded["input_ids"][number], encoded["offset_mapping"][number] = spelled.ids, spelled.offsets
     tokens, at = [], 0
     for prompt, texts in zip(prompts, split, strict=True):
         upto = at + len(texts)
@@ -85,6 +108,17 @@ def tokenise_vicuna(prompts: Sequence[Prompt], tokenizer: Any) -> list[Tokens]:
         tokens.append(labelled(*_joined(texts, ids, offsets, lead), prompt.spans))
         at = upto
     return tokens
+
+
+@lru_cache(maxsize=4)
+def _without_image_token(tokenizer: Any) -> Tokenizer:
+    """The tokenizer as LLaVA's own code has it, to which no IMAGE_TAG was added."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != IMAGE_TAG]
+    spelling = Tokenizer.from_str(json.dumps(content))
+    spelling.no_truncation()
+    spelling.no_padding()
+    return spelling
 
 
 def lead_of(tokenizer: Any) -> list[int]:

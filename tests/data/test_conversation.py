@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from icons.data.conversation import parse_record
+from icons.data.conversation import parse_record, require_tags
 from icons.errors import BadRecordError
 
 HUMAN = {"from": "human", "value": "What is it?"}
@@ -43,11 +43,6 @@ def test_a_leading_gpt_turn_is_dropped() -> None:
         ({"conversations": [HUMAN, {"from": "user", "value": "x"}]}, "unknown speaker 'user' in turn 1"),
         ({"conversations": [HUMAN, {"from": "gpt"}]}, "turn 1 has no text"),
         ({"conversations": [HUMAN, HUMAN, GPT]}, "two human turns in a row"),
-        ({"conversations": [SHOWN, GPT]}, "1 <image> in the text but no image"),
-        ({"image": "a.png", "conversations": [HUMAN, GPT]}, "no <image> in the text"),
-        ({"image": "a.png", "conversations": [SHOWN, GPT, SHOWN, GPT]}, "2 <image> in the text"),
-        ({"image": "a.png", "conversations": [HUMAN, {"from": "gpt", "value": "<image>"}]}, "in a gpt turn"),
-        ({"image": ["a.png", "b.png"], "conversations": [SHOWN, GPT]}, "1 <image> in the text for 2 images"),
         ({"image": ["a.png", 3], "conversations": [SHOWN, GPT]}, "expected a path"),
         ({"image": "a.png", "images": ["b.png"], "conversations": [SHOWN, GPT]}, "both image and images"),
         ({"video": "a.mp4", "conversations": [HUMAN, GPT]}, "'video' is 'a.mp4'"),
@@ -90,3 +85,19 @@ def test_marks_on_turns_are_honoured() -> None:
 def test_a_system_text_is_kept(record: dict[str, Any]) -> None:
     first = [] if record else [{"from": "system", "value": "Be brief."}]
     assert parse_record({**record, "conversations": [*first, HUMAN, GPT]}).system == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"conversations": [SHOWN, GPT]}, "1 <image> in the text but no image"),
+        ({"image": "a.png", "conversations": [HUMAN, GPT]}, "no <image> in the text"),
+        ({"image": "a.png", "conversations": [SHOWN, GPT, SHOWN, GPT]}, "2 <image> in the text"),
+        ({"image": "a.png", "conversations": [HUMAN, {"from": "gpt", "value": "<image>"}]}, "in a gpt turn"),
+        ({"image": ["a.png", "b.png"], "conversations": [SHOWN, GPT]}, "1 <image> in the text for 2 images"),
+    ],
+)
+def test_one_tag_for_each_image(record: dict[str, Any], words: str) -> None:
+    """What a chat template asks for."""
+    with pytest.raises(BadRecordError, match=words):
+        require_tags(parse_record(record))

@@ -178,3 +178,33 @@ def test_a_cut_that_leaves_nothing_is_refused(max_length: int, words: str) -> No
     tokens = Tokens([1, IMAGE_ID, 5, 6], [IGNORE, IGNORE, IGNORE, 6])
     with pytest.raises(BadRecordError, match=words):
         expand_images(tokens, [[9] * 3], max_length)
+
+
+def test_llavas_own_way_with_image_tags(tokenizer: Any) -> None:
+    """An <image> without an image is text, several in a turn are one, an image that nobody speaks of is not shown."""
+    literal = talk("What does <image> stand for?", "For <image>, a tag.")
+    (tokens,) = encode([literal], tokenizer)
+    assert IMAGE_ID not in tokens.ids
+    assert tokenizer.convert_tokens_to_ids("<image>") not in tokens.ids
+    assert "What does <image> stand for? ASSISTANT: For <image>, a tag." in tokenizer.decode(tokens.ids)
+    predicted = [label for label in tokens.labels if label != IGNORE]
+    assert tokenizer.decode(predicted).strip() == "For <image>, a tag.</s>"
+    twice, once = talk("<image> What? <image>", "x", image="a.png"), talk("<image>\nWhat?", "x", image="a.png")
+    assert encode([twice], tokenizer) == encode([once], tokenizer)
+    assert encode([talk("What?", "x", image="a.png")], tokenizer) == encode([talk("What?", "x")], tokenizer)
+    for record, words in [
+        (talk("<image> a", "b", "<image> c", "d", image="a.png"), "in 2 turns for one image"),
+        (talk("a", "<image> b", image="a.png"), "in a gpt turn"),
+        (talk("<im<image>age> a", "b", image="a.png"), "leaves another one"),
+    ]:
+        with pytest.raises(BadRecordError, match=words):
+            encode([record], tokenizer)
+
+
+@pytest.mark.skipif(not VECTORS.is_dir(), reason="LLaVA's own vectors are not at hand (../shared/data)")
+def test_a_tag_without_an_image_is_spelled_as_llavas_tokenizer_does() -> None:
+    """LLaVA's tokenizer knows no <image>; Hugging Face's copy of it has one added."""
+    record = talk("What does <image> stand for?", "For <image>, a tag.")
+    theirs, ours = (AutoTokenizer.from_pretrained(VECTORS / "tokenizer") for _ in range(2))
+    ours.add_tokens(["<image>"], special_tokens=True)
+    assert encode([record], ours) == encode([record], theirs)

@@ -23,8 +23,10 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
     record, inputs = records[row], input_format(model_folder(config.model.base), config.model)
     try:
         conversation = parse_record(record)
-        (tokens,) = inputs.tokenise([inputs.render(conversation)])
-        paths = [image_path(section.images, name) for name in conversation.images]
+        prompt = inputs.render(conversation)
+        (tokens,) = inputs.tokenise([prompt])
+        names = conversation.images[: prompt.images]
+        paths = [image_path(section.images, name) for name in names]
         ids = [inputs.image_ids(path) for path in paths]
         used, ends = expand_images(tokens, ids, inputs.max_length)
         images = [load_image(path, inputs.require_size) for path in paths]
@@ -38,7 +40,7 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
         say_json({"input_ids": tokens.ids, "labels": tokens.labels, "image_sizes": sizes}, None)
         return
     say(records.where(row, record))
-    for name, path, image in zip(conversation.images, paths, images, strict=True):
+    for name, path, image in zip(names, paths, images, strict=True):
         shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in inputs.image_inputs(path).items())
         say(f"image: {in_line(name)}, {image.width} x {image.height} pixels, to the model as {shapes}")
     if not images:

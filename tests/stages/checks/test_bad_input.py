@@ -74,8 +74,8 @@ def truncated(path: Path) -> None:
 BAD_RECORDS: dict[str, tuple[Callable[[Record, Path], Any], str]] = {
     "no conversations": (lambda r, _: r.pop("conversations"), "no conversations"),
     "unknown speaker": (lambda r, _: r["conversations"][1].update({"from": "bot"}), "unknown speaker 'bot'"),
-    "two images in the text": (lambda r, _: say(r, 0, "<image> and <image>"), "2 <image> in the text"),
-    "no image in the text": (lambda r, _: say(r, 0, "What is it?"), "no <image> in the text"),
+    "an image in two turns": (lambda r, _: r["conversations"].extend(r["conversations"]), "<image> in 2 turns"),
+    "an image in an answer": (lambda r, _: say(r, 1, "<image>"), "stands in a gpt turn"),
     "missing image": (lambda r, _: r.update(image="nowhere.png"), "nowhere.png' does not exist"),
     "truncated image": (image_file(truncated), "cannot be decoded"),
     "zero-sized image": (image_file(lambda path: path.touch()), "is an empty file"),
