@@ -20,7 +20,7 @@ from icons.selection.cut import Cut
 from icons.selection.shares import nearest_tasks, passed_over, shared_out
 from icons.stages.generalist.copies import alike
 from icons.stages.generalist.evidence import selection_method
-from icons.stages.generalist.select import open_scores, open_training, select, selection_fingerprint
+from icons.stages.generalist.select import open_scores, open_training, select, selection_fingerprint, selection_settings
 from icons.store.files import SEAL, read_sealed, seal, write_bytes, write_parts, write_tensors
 from icons.store.fingerprint import as_written, file_digest
 from icons.store.layout import DATA, INDICES, VOTES, RunFolder
@@ -42,7 +42,7 @@ def generalist(config: Config) -> None:
         count = len(done["indices"])
         say(f"generalist {config.selection.name}: {count} of {len(scores.valid)} selected, already done")
     else:
-        settings = method.settings(config.selection.model_dump(mode="json"))
+        settings = selection_settings(config, method)
         _make_room(target, config, settings, scores)
         _write_selection(config, scores, folder, fingerprint, settings)
     if config.selection.stability or config.selection.stability_with is not None:
@@ -73,7 +73,7 @@ def _make_room(target: Path, config: Config, settings: dict[str, Any], scores: S
                     f"{target} is finished, with selection.{key} {before.get(key)!r}, and the config has "
                     f"{settings.get(key)!r}; {advice}"
                 )
-        return  # of the same settings and scores: the plugin's file, or a file beside it, is another
+        return  # of the same settings and scores: a file beside it is gone or damaged
     beside = target.parent.with_name(f"{name[:90]}.{str(there.get('fingerprint'))[:8]}")
     if not beside.exists():
         target.parent.rename(beside)

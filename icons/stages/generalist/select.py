@@ -68,10 +68,14 @@ def with_selection(config: Config, keys: Mapping[str, Any]) -> Config:
 
 
 def selection_fingerprint(config: Config, method: Method, scores: Scores) -> str:
-    """Of all that decides the selection: what no method of this name reads changes nothing."""
+    """Of all that decides the selection."""
+    return digest({"scores": scores.fingerprint, **selection_settings(config, method)})
+
+
+def selection_settings(config: Config, method: Method) -> dict[str, Any]:
+    """What beside the scores decides the selection: what no method of this name reads is not in it."""
     plugin = file_digest(config.selection.plugin) if config.selection.plugin and not method.is_built_in else None
-    settings = method.settings(config.selection.model_dump(mode="json"))
-    return digest({"scores": scores.fingerprint, **settings, "plugin": plugin})
+    return method.settings(config.selection.model_dump(mode="json")) | {"plugin": plugin}
 
 
 def select(config: Config, scores: Scores, half: int | None = None) -> Selected:

@@ -48,6 +48,18 @@ def test_other_settings_do_not_take_a_finished_ones_place(
     assert project.icons("generalist", *other, "--set", "selection.name=mine").code == 0
 
 
+def test_another_plugin_does_not_take_a_finished_ones_place(copy_of_finished: Project) -> None:
+    plugin = copy_of_finished.root / "own.py"
+    code = "from icons.selection.registry import method\n@method('own')\ndef own(seen):\n    return {}seen.losses\n"
+    plugin.write_text(code.format(""))
+    options = ("--set", f"selection.plugin={plugin}", "--set", "selection.method=own")
+    assert copy_of_finished.icons("generalist", *options).code == 0
+    plugin.write_text(code.format("-"))
+    refused = copy_of_finished.icons("generalist", *options)
+    assert refused.code == 2
+    assert "selection.plugin" in refused.err
+
+
 def test_the_selection_of_earlier_scores_is_kept_beside(copy_of_finished: Project) -> None:
     project = copy_of_finished
     path = project.run / "selection" / "vote-20" / "selected_indices.json"
