@@ -24,8 +24,9 @@ from icons.pipeline import run
 from icons.selection.answers import AnswerBook, answers_by_source, first_answer, mean_distance
 from icons.stages.generalist.generalist import generalist
 from icons.stages.training.evaluate import Candidate, answer
-from icons.stages.training.finetune import choose, finetune, read_indices
+from icons.stages.training.finetune import choose, finetune
 from icons.store.files import read_json, write_json
+from icons.store.indices import read_indices
 from icons.store.layout import INDICES, RunFolder
 from study.data import SHARES, draw_study_data
 from study.settings import SETTINGS, Size
@@ -190,7 +191,7 @@ def _about(config: Config, indices: Path | None) -> dict[str, Any]:
     """Records of each part and of each task among the selected, and how far answers are preferred."""
     records = json.loads(config.train.data.read_text())
     selected_N = np.zeros(len(records), np.bool_)
-    selected_N[range(len(records)) if indices is None else read_indices(indices)[0]] = True
+    selected_N[range(len(records)) if indices is None else read_indices(indices).rows] = True
     parts, skills = zip(*(record["source"].split("-", 1) for record in records), strict=True)
     book = AnswerBook()
     answer_N = np.array([book.number(first_answer(record)) for record in records], np.int32)
