@@ -109,11 +109,13 @@ DAMAGES: dict[str, Damage] = {
 
 
 @pytest.fixture
-def with_adapter(copy_of_finished: Project, tiny_model: Path) -> tuple[Project, Path, list[object]]:
-    model = copy_of_finished.root / "model"
+def with_adapter(finished: Project, tiny_model: Path, tmp_path: Path) -> tuple[Project, Path, list[object]]:
+    """The finished run, which is only read, with a model folder of one's own to damage."""
+    model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
-    adapter = copy_of_finished.run / "warmup" / "final"
-    return copy_of_finished, model, ["--set", f"model.base={model}", "--set", f"model.adapter={adapter}"]
+    adapter = finished.run / "warmup" / "final"
+    output = ["--set", f"output_dir={tmp_path / 'run'}"]
+    return finished, model, ["--set", f"model.base={model}", "--set", f"model.adapter={adapter}", *output]
 
 
 @pytest.mark.timeout(60)
@@ -124,7 +126,7 @@ def test_an_odd_model_folder_is_one_line(damage: str, with_adapter: tuple[Projec
     checked = project.icons("validate", *options)
     assert checked.code == 2, checked.out
     assert "model" in checked.out
-    computed = project.icons("train-grads", *options, "--set", "output_dir=other")
+    computed = project.icons("train-grads", *options)
     assert computed.code == 2, computed.out
     assert len(computed.err.splitlines()) == 1
     assert len(computed.err) < 1000
@@ -142,11 +144,11 @@ def test_an_odd_model_folder_is_one_line(damage: str, with_adapter: tuple[Projec
     ],
 )
 def test_an_odd_adapter_is_one_line(name: str, content: str, with_adapter: tuple[Project, Path, list[object]]) -> None:
-    project, _, options = with_adapter
-    adapter = project.root / "adapter"
+    project, model, options = with_adapter
+    adapter = model.parent / "adapter"
     shutil.copytree(project.run / "warmup" / "final", adapter)
     (adapter / name).write_text(content)
-    options = [*options, "--set", f"model.adapter={adapter}", "--set", "output_dir=other"]
+    options = [*options, "--set", f"model.adapter={adapter}"]
     checked, computed = project.icons("validate", *options), project.icons("train-grads", *options)
     assert (checked.code, computed.code) == (2, 2)
     assert str(adapter) in checked.out
@@ -166,12 +168,12 @@ def test_older_layouts_of_adapters_are_named(
 ) -> None:
     from safetensors.torch import load_file
 
-    project, _, options = with_adapter
-    adapter = project.root / "adapter"
+    project, model, options = with_adapter
+    adapter = model.parent / "adapter"
     shutil.copytree(project.run / "warmup" / "final", adapter)
     path = adapter / "adapter_model.safetensors"
     save_file({rename(name): tensor for name, tensor in load_file(path).items()}, path)
-    outcome = project.icons("train-grads", *options, "--set", f"model.adapter={adapter}", "--set", "output_dir=other")
+    outcome = project.icons("train-grads", *options, "--set", f"model.adapter={adapter}")
     assert outcome.code == 2
     assert words in outcome.err
 

@@ -30,7 +30,7 @@ def waited_for(process: subprocess.Popen[bytes], there: Callable[[], bool]) -> N
 @pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
 def test_a_stopped_training_saves_on_its_way_out(number: int, code: int, name: str, project: Project) -> None:
     """With save_steps beyond the end: the only checkpoint is the one that the signal made."""
-    project.raw["warmup"] |= {"max_steps": 60, "save_steps": 1000, "epochs": 20}
+    project.raw["warmup"] |= {"max_steps": 30, "save_steps": 1000, "epochs": 20}
     project.save()
     command = [sys.executable, "-m", "icons", "warmup", str(project.config)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -44,7 +44,9 @@ def test_a_stopped_training_saves_on_its_way_out(number: int, code: int, name: s
     )
     (saved,) = (project.run / "warmup").glob("checkpoint-*")
     reached = int(saved.name.removeprefix("checkpoint-"))
-    assert 1 <= reached < 60
+    assert 1 <= reached < 30
+    if number == signal.SIGINT:
+        return  # the way on is the same
     outcome = project.icons("warmup")
     assert outcome.code == 0, outcome.err
     stopped = load_file(project.run / "warmup" / "final" / "adapter_model.safetensors")
