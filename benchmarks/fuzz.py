@@ -246,13 +246,13 @@ def changed(value: Any, rng: random.Random) -> Any:
         places += [((*path, key), each) for key, each in list(inner)[:200]]
     path, node = rng.choice(places[1:] or places)
     if not path:
-        return rng.choice(ODD)
+        return copy.deepcopy(rng.choice(ODD))
     parent = value
     for key in path[:-1]:
         parent = parent[key]
     how = rng.random()
     if how < 0.65:
-        parent[path[-1]] = rng.choice(ODD)
+        parent[path[-1]] = copy.deepcopy(rng.choice(ODD))
     elif how < 0.75 and isinstance(node, str):
         at = rng.randint(0, len(node))
         parent[path[-1]] = (
