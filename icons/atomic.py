@@ -33,7 +33,7 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a full disk does not say where
         raise
-    _flush(path.parent)
+    flush(path.parent)
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         for each in [*temporary.rglob("*"), temporary]:
-            _flush(each)
+            flush(each)
         if replace:
             shutil.rmtree(path, ignore_errors=True)
         elif path.exists():
@@ -58,10 +58,10 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _flush(path.parent)
+    flush(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """To the disk: the content of a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

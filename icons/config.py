@@ -43,7 +43,7 @@ class _Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """`true` is no 1, a number is not thousands of digits, and a name holds nothing that no file can be called."""
+        """`true` is no 1, and a number is finite and not of thousands of digits."""
         annotation = str(cls.model_fields[info.field_name or ""].annotation)
         if isinstance(value, bool) and "bool" not in annotation and "Any" not in annotation:
             raise ValueError(f"expected {_expected(annotation)}")

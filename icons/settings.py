@@ -64,8 +64,8 @@ def _stored(path: Path) -> dict[str, Any]:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     except (yaml.YAMLError, ValueError):
         return {}
-    known = Config.model_fields
-    return {key: value for key, value in content.items() if key in known} if isinstance(content, dict) else {}
+    sections = Config.model_fields
+    return {key: value for key, value in content.items() if key in sections} if isinstance(content, dict) else {}
 
 
 def _loadable(kept: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

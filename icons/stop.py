@@ -91,16 +91,12 @@ def leave_if_asked(seconds_needed: float = float("inf")) -> None:
         raise Stopped(_request.signal)
 
 
-Asked = str
-"""The name of a signal that was noted."""
-
-
-def asked() -> Asked | None:
-    """The signal that was noted inside `finishing`, if any."""
+def asked() -> str | None:
+    """The name of the signal that was noted inside `finishing`, if any."""
     return _request.signal
 
 
-def stop_as(request: Asked) -> NoReturn:
+def stop_as(request: str) -> NoReturn:
     """Ends as that signal asks, noted here or in another process of the same training."""
     _request.raised = True
     raise Stopped(request)

@@ -98,6 +98,8 @@ def _parts(text: str) -> list[dict[str, str]]:
     White space beside an image at either end of the text is the record's layout and dropped; within it, it is content.
     """
     pieces = text.split(IMAGE_TAG)
+    if len(pieces) == 1:
+        return [{"type": "text", "text": text}]
     filled = [number for number, piece in enumerate(pieces) if piece.strip()]
     parts: list[dict[str, str]] = []
     for number, piece in enumerate(pieces):
@@ -111,7 +113,7 @@ def _parts(text: str) -> list[dict[str, str]]:
             piece = piece.rstrip()
         if piece:
             parts.append({"type": "text", "text": piece})
-    return parts if len(pieces) > 1 else [{"type": "text", "text": text}]
+    return parts
 
 
 def _spans(

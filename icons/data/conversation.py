@@ -16,7 +16,7 @@ from icons.plain import quoted
 
 IMAGE_TAG = "<image>"
 MOST_CHARACTERS = 1_000_000
-"""Of a conversation; a hundred times what any model here can read at once."""
+"""Of a conversation; some hundred times what LLaVA-1.5 reads of one."""
 
 _LOSS_KEYS = ("loss", "train", "weight", "loss_mask")
 """How data formats mark a turn that is to be predicted (1, true) or not (0, false)."""

@@ -39,7 +39,7 @@ def load_image(path: Path, check: Check | None = None) -> Image.Image:
     with _opened(path) as image:
         if check is not None:
             check(*image.size, path)
-        return _eight_bits(image).convert("RGB")
+        return _eight_bits(image, path).convert("RGB")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -48,15 +48,10 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def image_mode(path: Path) -> str:
-    """Pillow's name of how a pixel is stored, such as RGB or I;16; raises as `image_size` does."""
+def is_deep(path: Path) -> bool:
+    """Whether a file has more than 8 bits a channel, by its header; raises as `image_size` does."""
     with _opened(path) as image:
-        return image.mode
-
-
-def is_deep(mode: str) -> bool:
-    """Whether more than 8 bits a channel are stored."""
-    return mode.startswith("I") or mode == "F"
+        return _has_deep_mode(image)
 
 
 def require_paddable(width: int, height: int, path: Path) -> None:
@@ -82,13 +77,18 @@ THINNEST = 200
 """The most that Qwen's own processor takes."""
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if not is_deep(image.mode):
+def _has_deep_mode(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    if not _has_deep_mode(image):
         return image
-    values = np.asarray(image)
     if image.mode == "F" or not (image.mode.startswith("I;16") or image.format == "PNG"):
-        raise BadRecordError(f"has pixels of mode {image.mode}, whose range is unknown; convert it to 8 bits")
-    return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
+        raise BadRecordError(
+            f"image {_shown(path)} has pixels of mode {image.mode}, whose range is unknown; convert it to 8 bits"
+        )
+    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
 
 
 def _why(error: Exception) -> str:
@@ -108,8 +108,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 yield image
-    except BadRecordError as error:
-        raise BadRecordError(str(error) if "image" in str(error) else f"image {_shown(path)} {error}") from None
+    except BadRecordError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise BadRecordError(f"image {_shown(path)} does not exist") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

@@ -19,7 +19,7 @@ from torch import nn
 from icons.config import LoraConfig, ModelConfig
 from icons.errors import UserError
 from icons.gradients.lora import lora_pairs
-from icons.models.foreign import reason, require_plain_folder
+from icons.models.foreign import reading, reason, require_plain_folder
 from icons.models.loading import meta_model
 from icons.models.parts import is_language, language_linears, language_model_name
 from icons.models.vlm import VisionLanguageModel
@@ -89,12 +89,8 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
     require_fit(folder, bare)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
+        with reading(f"adapter {folder} cannot be loaded"):
             peft = PeftModel.from_pretrained(model.base, folder, is_trainable=False)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            raise UserError(f"adapter {folder} cannot be loaded ({reason(error)})") from None
     for parameter in _whole_modules(peft).values():  # trained in float32, used beside layers of the model's own dtype
         parameter.data = parameter.data.to(model.base.dtype)
     return replace(model, peft=peft.requires_grad_(False).eval())
@@ -113,10 +109,8 @@ def require_fit(folder: Path, bare: nn.Module) -> None:
     inside = language_model_name(bare)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
+        with reading(f"adapter {folder} does not fit the model"):
             peft = get_peft_model(bare, PeftConfig.from_pretrained(folder))
-        except Exception as error:
-            raise UserError(f"adapter {folder} does not fit the model ({reason(error)})") from None
     try:
         pairs = lora_pairs(peft)
     except ValueError as error:
@@ -210,15 +204,11 @@ def adam_moments(
     order of the model's own. Raises UserError when they are not those of the adapter.
     """
     path = folder / "optimizer.pt"
-    try:
+    with reading(f"{path} cannot be read as an optimizer's state"):
         optimizer = torch.load(path, map_location=model.device, weights_only=True)
         numbers = optimizer["param_groups"][0]["params"]  # the LoRA tensors; a projector is in a group of its own
         states = [optimizer["state"][number] for number in numbers]
         (beta1, beta2), eps = optimizer["param_groups"][0]["betas"], optimizer["param_groups"][0]["eps"]
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as an optimizer's state ({reason(error)})") from None
     named = {name.replace(".default", ""): p for name, p in model.peft.named_parameters() if "lora_" in name}
     shapes = [tuple(parameter.shape) for parameter in named.values()]
     if [tuple(state["exp_avg"].shape) for state in states] != shapes:

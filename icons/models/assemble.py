@@ -17,7 +17,7 @@ from torch import Tensor
 
 from icons.errors import UserError
 from icons.models.card import complete
-from icons.models.foreign import reason, require_plain_folder
+from icons.models.foreign import reading, reason, require_plain_folder
 from icons.models.llava_adapter import LINEAR, PROJECTOR
 from icons.models.published import read_model_folder, read_tensors
 from icons.models.sentencepiece import write_tokenizer_json
@@ -68,10 +68,8 @@ def _auto_config(folder: Path, option: str) -> Any:
         require_plain_folder(folder, option)
     if not (folder / "config.json").is_file():
         raise UserError(f"{option}: {folder} has no config.json; expected a Hugging Face model folder")
-    try:
+    with reading(f"{option}: {folder}/config.json is not understood"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(f"{option}: {folder}/config.json is not understood ({reason(error)})") from None
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -112,10 +110,8 @@ def _with_tokenizer_json(folder: Path, readable: Path) -> Path:
 def _read_tokenizer(readable: Path, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with reading(f"--llm: {folder} has no usable tokenizer"):
         return AutoTokenizer.from_pretrained(readable, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(f"--llm: {folder} has no usable tokenizer ({reason(error)})") from None
 
 
 def _config(text: Any, vision: Any, tokenizer: Any, embeddings_VH: Tensor) -> Any:
@@ -222,10 +218,8 @@ def _processor(vision: Path, config: Any, tokenizer: Any) -> Any:
     from transformers import LlavaImageProcessorPil, LlavaProcessor
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-    try:
+    with reading(f"--vision: {vision} has no usable image processor"):
         clip = AutoImageProcessor.from_pretrained(vision, backend="pil")
-    except Exception as error:
-        raise UserError(f"--vision: {vision} has no usable image processor ({reason(error)})") from None
     images = LlavaImageProcessorPil(
         do_pad=True,
         size=dict(clip.size),

@@ -59,18 +59,13 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
     folder, device = model_folder(config.base), pick_device(config.device)
     inputs = input_format(folder, config)
     _require_enough_weights(folder, meta_model(config))
-    with _quiet_transformers():
-        try:
-            model, info = _auto_class(_hugging_face_config(config)).from_pretrained(
-                folder,
-                dtype=getattr(torch, config.dtype),
-                output_loading_info=True,
-                trust_remote_code=config.trust_remote_code,
-            )
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            raise UserError(f"model.base: the weights in {folder} cannot be loaded ({reason(error)})") from None
+    with _quiet_transformers(), reading(f"model.base: the weights in {folder} cannot be loaded"):
+        model, info = _auto_class(_hugging_face_config(config)).from_pretrained(
+            folder,
+            dtype=getattr(torch, config.dtype),
+            output_loading_info=True,
+            trust_remote_code=config.trust_remote_code,
+        )
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(f"model.base: {folder} lacks {len(missing)} of the model's tensors, the first is {missing[0]}")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from icons.errors import UserError
-from icons.models.foreign import reason
+from icons.models.foreign import reading, reason
 from icons.plain import in_line
 
 STEMS = ("model.safetensors", "pytorch_model.bin")
@@ -41,10 +41,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one file; a UserError when it is missing, damaged, or holds anything else."""
     if not path.is_file():
         raise UserError(f"{path} is not there")
-    try:
+    with reading(f"{path} cannot be read as tensors"):
         tensors = load_file(path) if path.suffix == ".safetensors" else _load_pickle(path)
-    except Exception as error:  # of a foreign file: it may be anything
-        raise UserError(f"{path} cannot be read as tensors ({reason(error)})") from None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
     ):

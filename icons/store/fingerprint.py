@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icons.data.index import known_sha256
+from icons.data.open_file import OpenFile
 from icons.errors import UserError
 from icons.store.files import read_sealed
 
@@ -33,11 +34,7 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex; of a data file with an offset index as that has it, without reading it."""
     if sha256 := known_sha256(path):
         return sha256
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            total.update(block)
-    return total.hexdigest()
+    return OpenFile.at(path).sha256()
 
 
 def as_written(marker: Path, fingerprint: str) -> dict[str, Any] | None:

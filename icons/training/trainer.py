@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,10 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
+from icons.atomic import flush
 from icons.data.batches import one_tokenizer_thread
 from icons.errors import UserError
 from icons.progress import Progress
-from icons.stop import Asked, asked, finishing, stop_as
+from icons.stop import asked, finishing, stop_as
 from icons.store.checkpoints import (
     begin_checkpoint,
     checkpoint_step,
@@ -217,7 +217,7 @@ class _Report(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.trainer, self.processes, self.progress, self.log, self.keep = trainer, processes, progress, log, keep
         self.since = time.monotonic()
-        self.asked: Asked | None = None
+        self.asked: str | None = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.pruned:
@@ -273,9 +273,7 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         for path in checkpoint.glob("*.safetensors"):  # made for the owner alone
             path.chmod((checkpoint / "trainer_state.json").stat().st_mode)
         for path in [*checkpoint.iterdir(), checkpoint]:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            flush(path)
         finish_checkpoint(checkpoint)
         for path in checkpoints(folder)[: -self.keep] if self.keep else []:
             (path / MARKER).unlink()

@@ -90,8 +90,8 @@ def collect_status(config: Config) -> list[Piece]:
 
 def _fitting(piece: Piece, made_of: Mapping[str, object], asked: Mapping[str, object]) -> Piece:
     """The piece, stale where what it was made of is not what the config asks for."""
-    known = {field: value for field, value in asked.items() if value is not None or field in ("dim", "projection_seed")}
-    other = difference(made_of, known)
+    told = {field: value for field, value in asked.items() if value is not None or field in ("dim", "projection_seed")}
+    other = difference(made_of, told)
     return piece if other is None else replace(piece, state="stale", detail=other)
 
 

@@ -13,6 +13,7 @@ from icons.config import Config, TaskConfig, TrainConfig
 from icons.config_file import missing_files
 from icons.data.batches import with_readable_images
 from icons.data.formats import InputFormat
+from icons.data.images import is_deep
 from icons.data.records import open_records
 from icons.data.samples import DataSource
 from icons.errors import UserError
@@ -62,14 +63,18 @@ def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputForma
         return [str(error)], 0
     if inputs is None:
         return [], len(records)
-    source, reasons = DataSource(records, data.images, inputs), []
+    source, reasons, deep = DataSource(records, data.images, inputs), [], list[Path]()
     with Progress(f"validate {name}", len(records)) as progress:
         for start in range(0, len(records), ROWS_AT_ONCE):
             rows = range(start, min(start + ROWS_AT_ONCE, len(records)))
             samples, bad = source.samples(rows)
             reasons += [(record.row, record.reason) for record in bad]
-            reasons += [(record.row, record.reason) for record in with_readable_images(samples, inputs)[1]]
+            readable, bad = with_readable_images(samples, inputs)
+            reasons += [(record.row, record.reason) for record in bad]
+            deep += [path for path in {path for sample in readable for path in sample.images} if is_deep(path)]
             progress.advance(len(rows))
+    if deep:
+        say(f"note: {name}: images of 16 bits a channel, scaled to 8: {len(deep)}, such as {min(deep)}")
     reasons.sort()
     return [reason for _, reason in reasons], len(records)
 

@@ -8,9 +8,10 @@ never is. Nothing here loads torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
-from icons.config import Config
+from icons.config import Config, ModelConfig
 from icons.errors import UserError
 from icons.models.foreign import require_plain_folder
 from icons.store.files import read_sealed
@@ -33,7 +34,7 @@ def described(config: Config) -> Fingerprint:
     """Every field that can be told now; the tasks' files as `task <name>`, the adapters as `adapter <checkpoint>`."""
     weights = config.gradients.checkpoint_weights
     fields = row_settings(config) | {
-        "columns": ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items()),
+        "columns": columns_text(config),
         "checkpoints": ",".join(map(str, config.gradients.checkpoints)),
         "checkpoint_weights": None if weights is None else ",".join(map(repr, weights)),
     }
@@ -47,22 +48,33 @@ def described(config: Config) -> Fingerprint:
     return fields
 
 
-def row_settings(config: Config) -> Fingerprint:
-    """The fields of every gradient row, named as in the fingerprints of rows: keys of the config, and the model."""
-    model, gradients = config.model, config.gradients
+def input_settings(model: ModelConfig) -> Fingerprint:
+    """The keys that decide how the model sees a record, in every fingerprint of what is trained, computed or asked."""
     fields: Fingerprint = {
         "dtype": model.dtype,
         "template": model.template,
         "image_aspect_ratio": model.image_aspect_ratio,
         "max_length": model.max_length,
+    }
+    return fields | ({"template_date": str(model.template_date)} if model.template == "chat_template" else {})
+
+
+def columns_text(config: Config) -> str:
+    """The columns of the scores and their tasks, in their order."""
+    return ";".join(f"{column}={'+'.join(members)}" for column, members in config.columns.items())
+
+
+def row_settings(config: Config) -> Fingerprint:
+    """The fields of every gradient row, named as in the fingerprints of rows: keys of the config, and the model."""
+    gradients = config.gradients
+    fields: Fingerprint = {
+        **input_settings(config.model),
         "gradient_type": gradients.type,
         "projection": gradients.projection,
         "dim": None if gradients.exact else gradients.dim,
         "projection_seed": None if gradients.exact else gradients.seed,
     }
-    if model.template == "chat_template":
-        fields["template_date"] = str(model.template_date)
-    base = Path(model.base)
+    base = Path(config.model.base)
     if base.is_absolute() and base.is_dir():
         require_plain_folder(base, "model.base")
         fields["base_model"] = model_digest(base)
@@ -83,7 +95,14 @@ def adapter_digest(config: Config, checkpoint: int | str) -> str | None:
     try:
         return str(read_sealed(folder / MARKER, "")["files"][name])[:16]
     except (UserError, KeyError, TypeError):
-        return file_digest(folder / name)[:16]
+        stat = (folder / name).stat()
+        return _adapter_sha256(folder / name, stat.st_size, stat.st_mtime_ns)[:16]
+
+
+@lru_cache(maxsize=64)
+def _adapter_sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Read once while it stays: `status --watch` asks every ten seconds."""
+    return file_digest(path)
 
 
 def difference(stored: Mapping[str, object], expected: Mapping[str, object]) -> str | None:

@@ -17,7 +17,7 @@ from icons.data.records import Records, open_records
 from icons.errors import UserError
 from icons.progress import Progress, say
 from icons.stages.specialist.checkpoints import checkpoint_weights
-from icons.stages.specialist.described import described, difference
+from icons.stages.specialist.described import columns_text, described, difference
 from icons.stages.specialist.directions import complete_task, task_digest, tasks_digest
 from icons.stages.specialist.fingerprints import feature_fingerprint, train_fingerprint, val_fingerprint
 from icons.store.fingerprint import Fingerprint, digest, require_same
@@ -148,15 +148,15 @@ def _require_file(stored: Fingerprint, records: Records, what: str) -> None:
 
 def _require_same(stored: Fingerprint, expected: Fingerprint, what: str, advice: str) -> None:
     """Names the difference in the config's own words where it is one of its keys or files."""
-    if found := difference(stored, expected):
-        raise UserError(f"{what}: {found}; set it back, or {advice}")
+    if other := difference(stored, expected):
+        raise UserError(f"{what}: {other}; set it back, or {advice}")
     require_same(stored, expected, what, advice)
 
 
 def scores_fingerprint(config: Config, indices: list[Index]) -> Fingerprint:
     """What the scores are made of: the bytes of every row, and how the checkpoints are weighted."""
     made_of: Fingerprint = {
-        "columns": described(config)["columns"],
+        "columns": columns_text(config),
         "matrix": config.influence.save_matrix,
         "format": FORMAT,
     }

@@ -16,6 +16,7 @@ from icons.errors import UserError
 from icons.evaluation.measures import MEASURES, Answers, Interval, mean_over_tasks, measured
 from icons.parent import end_with_the_parent
 from icons.progress import say, say_json
+from icons.stages.specialist.described import input_settings
 from icons.stages.specialist.workers import devices
 from icons.store.evaluations import TaskAnswers, read_answers, write_answers
 from icons.store.files import read_sealed
@@ -162,15 +163,12 @@ def _load(config: Config, candidate: Candidate) -> VisionLanguageModel:
 def _fingerprint(config: Config, candidate: Candidate, task: TaskConfig) -> Fingerprint:
     from icons.models.loading import model_folder
 
-    model = {key: getattr(config.model, key) for key in ("dtype", "template", "image_aspect_ratio", "max_length")}
-    if config.model.template == "chat_template":
-        model["template_date"] = str(config.model.template_date)
     return {
         "base_model": model_digest(model_folder(config.model.base)),
         "adapter": None if candidate.adapter is None else file_digest(candidate.adapter / ADAPTER)[:16],
         "data": file_digest(task.data)[:16],
         "num_rows": len(open_records(task.data)),
-        **model,
+        **input_settings(config.model),
     }
 
 

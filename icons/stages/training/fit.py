@@ -19,6 +19,7 @@ from icons.data.records import Records, open_records
 from icons.errors import BadRecordError, UserError
 from icons.machine import this_machine
 from icons.progress import say
+from icons.stages.specialist.described import input_settings
 from icons.store.checkpoints import checkpoints, our_checkpoints
 from icons.store.files import read_sealed, write_sealed
 from icons.store.fingerprint import Fingerprint, file_digest, model_digest, require_same
@@ -111,13 +112,10 @@ def _fingerprint(config: Config, job: Job, sha256: str) -> Fingerprint:
 
     pruning = config.training.model_dump() if config.training.pruning else {}
     settings = job.settings.model_dump() | {f"lora_{k}": v for k, v in config.model.lora.model_dump().items()}
-    model = {key: getattr(config.model, key) for key in ("dtype", "template", "image_aspect_ratio", "max_length")}
-    if config.model.template == "chat_template":
-        model["template_date"] = str(config.model.template_date)
     return {
         "base_model": model_digest(model_folder(config.model.base)),
         "data": sha256[:16],
-        **model,
+        **input_settings(config.model),
         **settings,
         **{key if key == "pruning" else f"pruning_{key}": value for key, value in pruning.items()},
         **job.made_of,
@@ -152,8 +150,8 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
     source, samples, bad = processes.together(read)
     for warning in source.inputs.warnings if processes.main else ():
         say(f"{job.title}: {warning}")
-    if len(set(processes.gather(source.records.sha256))) > 1:
-        raise UserError(f"{config.train.data}: the processes opened two different files; run again")
+    digests = set(processes.gather(source.records.sha256))
+    processes.together(lambda: _require_one_file(config, digests))
     if begun is None:
         share = samples.heads[processes.rank :: processes.count]
         gathered = processes.gather(unreadable(share, source.inputs, title("images"), processes.count))
@@ -186,6 +184,11 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
         return _Ready(source, samples, steps, pruning, epochs, full_passes, manifest)
 
     return processes.together(settle)
+
+
+def _require_one_file(config: Config, digests: set[str]) -> None:
+    if len(digests) > 1:
+        raise UserError(f"{config.train.data}: the processes opened two different files; run again")
 
 
 def _require_the_same_file(config: Config, job: Job, records: Records, begun: dict[str, Any] | None) -> None:

@@ -398,3 +398,15 @@ def test_one_object_over_several_lines_is_no_list_of_records(ready: Project) -> 
     path = ready.root / "data" / "train.json"
     path.write_text(json.dumps({"id": 1, "conversations": []}, indent=2))
     refused(ready.icons("train-grads"), f"{path}: one JSON object over several lines")
+
+
+def test_deep_images_are_told_by_validate(ready: Project) -> None:
+    def change(record: Record, images: Path) -> None:
+        grey = np.tile(np.linspace(0, 65535, 64, dtype=np.uint16), (64, 1))
+        Image.fromarray(grey).save(images / "deep.png")
+        record["image"] = "deep.png"
+
+    change_record(ready, change)
+    outcome = ready.icons("validate")
+    assert outcome.code == 0, outcome.out
+    assert "note: training data: images of 16 bits a channel, scaled to 8: 1, such as" in outcome.out
