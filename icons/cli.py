@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,9 +10,10 @@ import typer
 
 from icons.atomic import new_folder
 from icons.config import Config
-from icons.config_file import load_config, missing_files
+from icons.config_file import load_config
 from icons.errors import UserError
 from icons.exits import exit_codes
+from icons.opening import open_config, require_new, run_stage
 from icons.stop import stoppable
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def warmup(config: ConfigFile, overrides: Overrides = None) -> None:
     """Train a LoRA adapter on a small random part of the data."""
     from icons.stages.training.warmup import warmup as stage
 
-    _run_stage(config, overrides, stage, "warmup", several_processes=True)
+    run_stage(config, overrides, stage, "warmup", several_processes=True)
 
 
 @app.command()
@@ -61,7 +61,7 @@ def finetune(
     def chosen(opened: Config) -> None:
         stage(opened, choose(opened, indices, everything, random_seed), name, merged=merged)
 
-    _run_stage(config, overrides, chosen, "finetune", several_processes=True)
+    run_stage(config, overrides, chosen, "finetune", several_processes=True)
 
 
 @app.command()
@@ -82,7 +82,7 @@ def evaluate(
     """Measure what was trained on held-out records: token loss, tokens and answers right, with intervals."""
     from icons.stages.training.evaluate import evaluate as stage
 
-    _run_stage(config, overrides, lambda opened: stage(opened, of, generate=generate, as_json=as_json), "evaluate")
+    run_stage(config, overrides, lambda opened: stage(opened, of, generate=generate, as_json=as_json), "evaluate")
 
 
 @app.command()
@@ -94,7 +94,7 @@ def train_grads(
     """Compute the gradient features of the training data, every missing chunk of it."""
     from icons.stages.specialist.train_grads import train_grads as stage
 
-    _run_stage(config, overrides, lambda opened: stage(opened, chunk), "train-grads")
+    run_stage(config, overrides, lambda opened: stage(opened, chunk), "train-grads")
 
 
 @app.command()
@@ -102,7 +102,7 @@ def merge(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check that all chunks are there and belong together, and index them."""
     from icons.stages.specialist.merge import merge as stage
 
-    _run_stage(config, overrides, stage, "merge")
+    run_stage(config, overrides, stage, "merge")
 
 
 @app.command()
@@ -114,7 +114,7 @@ def val_grads(
     """Compute the gradient features of the target tasks, every missing one."""
     from icons.stages.specialist.val_grads import val_grads as stage
 
-    _run_stage(config, overrides, lambda opened: stage(opened, task), "val-grads")
+    run_stage(config, overrides, lambda opened: stage(opened, task), "val-grads")
 
 
 @app.command()
@@ -122,7 +122,7 @@ def specialist(config: ConfigFile, overrides: Overrides = None) -> None:
     """Score every training sample's influence on every task (stage 1)."""
     from icons.stages.specialist.specialist import specialist as stage
 
-    _run_stage(config, overrides, stage, "specialist")
+    run_stage(config, overrides, stage, "specialist")
 
 
 @app.command()
@@ -130,7 +130,7 @@ def generalist(config: ConfigFile, overrides: Overrides = None) -> None:
     """Vote over the tasks and write the selection (stage 2)."""
     from icons.stages.generalist.generalist import generalist as stage
 
-    _run_stage(config, overrides, stage, "generalist")
+    run_stage(config, overrides, stage, "generalist")
 
 
 @app.command()
@@ -160,7 +160,7 @@ def trial(
     def chosen(opened: Config) -> None:
         stage(opened, names, percent=percent, seeds=seeds, steps=steps, by=by, as_json=as_json)
 
-    _run_stage(config, overrides, chosen)
+    run_stage(config, overrides, chosen)
 
 
 @app.command()
@@ -175,7 +175,7 @@ def report(
     """Write one page that shows what was selected, why, and how it was made."""
     from icons.stages.report.report import report as stage
 
-    _run_stage(config, overrides, lambda opened: stage(opened, selection))
+    run_stage(config, overrides, lambda opened: stage(opened, selection))
 
 
 @app.command()
@@ -196,7 +196,7 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     """All stages in order, from the warm-up to the selection; finished ones are skipped."""
     from icons.pipeline import run as pipeline
 
-    _run_stage(config, overrides, pipeline, "run")
+    run_stage(config, overrides, pipeline, "run")
 
 
 @app.command()
@@ -231,7 +231,7 @@ def inspect(
     """Show one record as the model sees it: text, ids, labels, image size, what is masked."""
     from icons.stages.checks.inspect import inspect_record
 
-    inspect_record(_open(config, overrides, write=False), row, task, as_json)
+    inspect_record(open_config(config, overrides, write=False), row, task, as_json)
 
 
 @app.command()
@@ -250,7 +250,7 @@ def tiny_model(
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
 ) -> None:
     """Write a tiny LLaVA with random weights: the real classes, small sizes, no download."""
-    _require_new(folder)
+    require_new(folder)
     from icons.models.tiny import build_tiny_llava
 
     with new_folder(folder) as filled:
@@ -266,7 +266,7 @@ def assemble(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
 ) -> None:
     """Put LLaVA before instruction tuning together from its published parts, as one Hugging Face folder."""
-    _require_new(out)
+    require_new(out)
     from icons.models.assemble import assemble_llava
 
     with new_folder(out) as filled:
@@ -285,7 +285,7 @@ def import_adapter(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="PEFT folder to write.", show_default=False)],
 ) -> None:
     """Convert an adapter that the original LLaVA code trained, with its projector, to PEFT's format."""
-    _require_new(out)
+    require_new(out)
     from icons.models.llava_adapter import import_llava_adapter
 
     with new_folder(out) as filled:
@@ -313,7 +313,7 @@ def job(
         job = find_job(load_config(config, overrides), stage, chunk, task, offset)
         if job is not None:
             with job.watched():
-                _run_stage(config, overrides, stage_function(job), job.stage)
+                run_stage(config, overrides, stage_function(job), job.stage)
 
 
 @app.command(hidden=True, context_settings={"ignore_unknown_options": True})
@@ -327,54 +327,8 @@ def submit(
     """Submit what is missing of a run to Slurm, each stage behind the one it needs."""
     from icons.cluster.submission import submit_run
 
-    opened = _open(config, overrides, write=not dry_run)
+    opened = open_config(config, overrides, write=not dry_run)
     submit_run(opened, config, overrides or [], scripts, options or [], dry_run=dry_run)
-
-
-def _run_stage(
-    path: Path,
-    overrides: list[str] | None,
-    stage: Callable[[Config], None],
-    command: str = "",
-    *,
-    several_processes: bool = False,
-) -> None:
-    """One stage, and when it is done the sections of the config that `command` was run with beside its results.
-
-    Not before: a stage that refuses to mix must leave what describes the results alone. Of several processes the main
-    one writes; a stage that cannot share its work refuses them.
-    """
-    from icons.settings import keep_settings
-    from icons.training.processes import Processes
-
-    processes = Processes.from_environment()
-    if processes.count > 1 and not several_processes:
-        raise UserError("only `icons warmup` and `icons finetune` run in several processes; start this one plainly")
-    config = _open(path, overrides)
-    with stoppable():
-        stage(config)
-    if not processes.main:
-        return
-    keep_settings(config, path, command)
-
-
-def _require_new(folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UserError(f"{folder} is there already and not empty; choose a new folder")
-
-
-def _open(path: Path, overrides: list[str] | None, *, write: bool = True) -> Config:
-    """The config with all its files there and, to `write`, its output folder."""
-    config = load_config(path, overrides or [])
-    problems = missing_files(config)
-    if problems:
-        raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
-    if write:
-        try:
-            config.output_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"output_dir: {config.output_dir} cannot be written to ({error.strerror})") from None
-    return config
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ HOUSE = Path(icons.__file__).parent
 FLOORS = (
     ("cli", "__main__"),
     ("demo",),
-    ("pipeline", "cluster"),
+    ("pipeline", "cluster", "opening"),
     ("stages",),
     ("models", "training", "report"),
     ("config_file", "settings"),
