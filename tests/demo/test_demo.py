@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import icons
 from tests.reference.selection import read_selection
 
 
-def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path) -> None:
+def test_the_demo_ends_with_a_table_and_can_be_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a shorter training of its model, which is most of its time and decides no line that is looked at here."""
+    monkeypatch.setattr("icons.demo.start.STEPS", 60)
     folder = tmp_path / "a demo"
     outcome = icons("demo", "--out", folder)
     assert outcome.code == 0, outcome.err
