@@ -199,8 +199,8 @@ def hook(event, arguments):
         if count == at:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-import icons.data.records
-icons.data.records.SMALL = 0  # every data file gets an offset index
+import icons.data.json_records
+icons.data.json_records.SMALL = 0  # every data file gets an offset index
 from icons.cli import main
 try:
     main(sys.argv[3:])

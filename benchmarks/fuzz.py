@@ -40,8 +40,8 @@ from setting import circumstances, describe
 from icons.config import ModelConfig
 from icons.config_file import load_config
 from icons.data.formats import InputFormat
-from icons.data.records import Records
 from icons.data.samples import DataSource
+from icons.data.sets import open_records
 from icons.data.tokens import IGNORE
 from icons.demo.drawing import draw_vqa_set
 from icons.errors import UserError
@@ -169,7 +169,7 @@ def odd_record(ground: Ground, rng: random.Random) -> None:
         text = json.dumps(record)
         path = folder / "data.json"
         path.write_text(f"[{text}]" if rng.random() < 0.7 else text + "\n")
-        source = DataSource(Records(path), ground.root / "data" / "images", ground.inputs)
+        source = DataSource(open_records(path, ground.root / "data" / "images"), ground.inputs)
         samples, bad = source.samples(range(len(source.records)))
         for sample in samples:
             labelled = [place for place, label in enumerate(sample.tokens.labels) if label != IGNORE]
@@ -230,7 +230,7 @@ def odd_folder(ground: Ground, rng: random.Random) -> None:
             path.write_bytes(changed_bytes(path.read_bytes(), rng))
         model = load_base(ModelConfig(base=str(folder), dtype="float32", device="cpu"))
         record = ground.root / "data" / "train.json"
-        DataSource(Records(record), ground.root / "data" / "images", model.inputs).samples(range(2))
+        DataSource(open_records(record, ground.root / "data" / "images"), model.inputs).samples(range(2))
     finally:
         shutil.rmtree(folder.parent)
 

@@ -42,8 +42,8 @@ from setting import circumstances, describe
 
 from icons.config import Config, TaskConfig, TrainConfig
 from icons.config_file import load_config
-from icons.data.records import open_records
 from icons.data.samples import DataSource
+from icons.data.sets import open_records
 from icons.demo.drawing import WRONG, draw_vqa_set
 from icons.demo.start import train_start
 from icons.models.adapters import attach_adapter
@@ -101,7 +101,7 @@ def retrain(folder: Path, number: int) -> None:
     torch.set_num_threads(1)
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         config = config_of(folder, "sgd")
-        rows = half(len(open_records(config.train.data)), number)
+        rows = half(len(open_records(config.train.parts)), number)
         name = f"half-{number}"
         settings = config.finetune.model_copy(update={"seed": number})
         finetune(config.model_copy(update={"finetune": settings}), Part(name, {"half": number}, lambda n: rows), name)
@@ -178,7 +178,7 @@ def influences(folder: Path) -> tuple[dict[str, Float64], dict[str, Float64]]:
     model = attach_adapter(load_base(config.model), RunFolder(config.output_dir).adapter("final", None))
 
     def exact(section: TrainConfig | TaskConfig) -> torch.Tensor:
-        return unit_rows(exact_gradients(model, DataSource(open_records(section.data), section.images, model.inputs)))
+        return unit_rows(exact_gradients(model, DataSource(open_records(section.parts), model.inputs)))
 
     made["sgd, exact"] = (torch.cat([exact(task) for task in config.tasks]) @ exact(config.train).T).numpy()
     return made, of_rows
@@ -204,10 +204,10 @@ def main(
     actual = losses(folder, halves)
     made, of_rows = influences(folder)
     config = config_of(folder, "sgd")
-    sources = [open_records(config.train.data)[row]["source"] for row in range(records)]
+    sources = [open_records(config.train.parts)[row]["source"] for row in range(records)]
     wrong = np.array([source == WRONG for source in sources])
     own_source = np.array(
-        [open_records(t.data)[0]["source"] for t in config.tasks for _ in range(len(open_records(t.data)))]
+        [open_records(t.parts)[0]["source"] for t in config.tasks for _ in range(len(open_records(t.parts)))]
     )
     member = np.zeros((halves, records))
     for number in range(halves):

@@ -39,7 +39,7 @@ import hashlib, json, sys, time
 from array import array
 from pathlib import Path
 from random import Random
-from icons.data.records import Records, open_records
+from icons.data.sets import open_records
 from icons.store.fingerprint import file_digest
 path = Path(sys.argv[1])
 peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
@@ -81,14 +81,15 @@ import json, sys
 from pathlib import Path
 from icons.config import ModelConfig
 from icons.data.batches import load_batches
-from icons.data.records import Records, chunk_range, open_records
+from icons.data.records import chunk_range
+from icons.data.sets import open_records
 from icons.data.samples import DataSource
 from icons.models.formats import input_format
 from icons.store.fingerprint import file_digest
 path, model, images = map(Path, sys.argv[1:])
-records = open_records(path)
+records = open_records(path, images)
 file_digest(path)
-source = DataSource(records, images, input_format(model, ModelConfig(base=str(model), device="cpu")))
+source = DataSource(records, input_format(model, ModelConfig(base=str(model), device="cpu")))
 start, stop = chunk_range(len(records), 200, 100)
 samples, bad = source.samples(range(start, min(start + 256, stop)))
 batch, unreadable = next(iter(load_batches(samples, source.inputs, 2048)))

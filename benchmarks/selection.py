@@ -30,7 +30,8 @@ from setting import circumstances, describe
 
 from icons.config import Config
 from icons.config_file import load_config
-from icons.data.records import chunk_range, open_records
+from icons.data.records import chunk_range
+from icons.data.sets import data_digest, open_records
 from icons.models.tiny import TINY, build_tiny_llava
 from icons.stages.specialist.fingerprints import feature_fingerprint, train_fingerprint, val_fingerprint
 from icons.stages.training.warmup import warmup
@@ -140,7 +141,7 @@ def fill(writer: RowWriter, dim: int, seed: int) -> None:
 
 def make_store(config: Config) -> None:
     """Every chunk and task of the config, with random rows."""
-    records, folder, dim = open_records(config.train.data), RunFolder(config.output_dir), config.gradients.dim
+    records, folder, dim = open_records(config.train.parts), RunFolder(config.output_dir), config.gradients.dim
     fingerprint = train_fingerprint(config, "final", records)
     chunks = config.train.num_chunks
     for chunk in range(chunks):
@@ -148,17 +149,16 @@ def make_store(config: Config) -> None:
         fill(RowWriter(folder.chunk("final", chunk, chunks), start, stop, fingerprint), dim, chunk)
     features = feature_fingerprint(config, "final")
     for number, task in enumerate(config.tasks):
-        validation = open_records(task.data)
+        validation = open_records(task.parts)
         made_of = val_fingerprint(config, features, validation)
         fill(RowWriter(folder.task("final", task.name), 0, len(validation), made_of), dim, 10_000 + number)
 
 
 def make_scores(config: Config, rows: int) -> None:
     """A table of scores as the specialist would leave it."""
-    from icons.store.fingerprint import file_digest
 
     scores = np.random.default_rng(0).standard_normal((rows, len(config.columns)), dtype=np.float32)
-    data = file_digest(config.train.data)[:16]
+    data = data_digest(config.train.parts)[:16]
     table = Scores(
         scores, np.ones(rows, np.bool_), *np.ones((3, rows), np.float32), list(config.columns), "0" * 16, data, {}
     )

@@ -19,8 +19,8 @@ import torch
 from icons.config import LoraConfig, ModelConfig
 from icons.data.batches import Batch, make_batch
 from icons.data.formats import LlavaFormat
-from icons.data.records import open_records
 from icons.data.samples import DataSource, Sample
+from icons.data.sets import open_records
 from icons.data.tokens import IGNORE, Tokens
 from icons.demo.drawing import VqaSet
 from icons.demo.start import train_start
@@ -65,7 +65,7 @@ def taught_model(folder: Path, r: int) -> VisionLanguageModel:
 
 def drawn_source(model: VisionLanguageModel, drawn: VqaSet, path: Path | None = None) -> DataSource:
     """The training file of a drawn set, or another file of it."""
-    return DataSource(open_records(path or drawn.train), drawn.images, model.inputs)
+    return DataSource(open_records(path or drawn.train, drawn.images), model.inputs)
 
 
 def encoded(source: DataSource) -> list[Sample]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from datetime import date
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from icons.config_data import DataSection
+from icons.config_section import MOST, FilePath, Section, Seed, nameable
 from icons.errors import UserError
 from icons.gradients.kinds import EXACT, PROJECTIONS
 from icons.selection.methods import built_in
@@ -30,70 +29,19 @@ def _free_name(value: str) -> str:
 TaskName = Annotated[FileName, AfterValidator(_free_name)]
 
 
-MOST = 2**31 - 1
-"""Of any whole number here but a seed: more is a slip of the finger, and does not fit where numbers go."""
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), validate_default=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """`true` is no 1, and a number is finite and not of thousands of digits."""
-        annotation = str(cls.model_fields[info.field_name or ""].annotation)
-        if isinstance(value, bool) and "bool" not in annotation and "Any" not in annotation:
-            raise ValueError(f"expected {_expected(annotation)}")
-        for number in _numbers_in(value, "Any" in annotation):
-            if isinstance(number, float) and not isfinite(number):
-                raise ValueError("expected a finite number")
-            if isinstance(number, int) and abs(number) >= 2**63:
-                raise ValueError("expected a number of at most 18 digits")
-        return value
-
-
-def _expected(annotation: str) -> str:
-    return "a number" if "int" in annotation or "float" in annotation else "text"
-
-
-def _numbers_in(value: Any, free: bool) -> Iterator[int | float]:
-    """Also within lists, and where a key takes anything (`free`) within mappings; sections look at their own keys."""
-    if isinstance(value, list) or (free and isinstance(value, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _numbers_in(each, free)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield value
-
-
-def _nameable(path: Path) -> Path:
-    """What an operating system can take for a path."""
-    text = str(path)
-    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError("no path can hold such a character")
-    if len(os.fsencode(text)) > 4095 or any(len(os.fsencode(part)) > 255 for part in path.parts):
-        raise ValueError("no path can be so long")
-    return path
-
-
 def _nameable_text(value: str) -> str:
-    _nameable(Path(value))
+    nameable(Path(value))
     return value
 
 
-FilePath = Annotated[Path, AfterValidator(_nameable)]
-
-
-class LoraConfig(_Section):
+class LoraConfig(Section):
     r: int = Field(128, ge=1, le=MOST)
     alpha: int = Field(256, ge=1, le=MOST)
     dropout: float = Field(0.05, ge=0, lt=1)
     target_modules: list[str] | None = None  # null = every linear layer of the language model
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     base: Annotated[str, AfterValidator(_nameable_text)]
     adapter: FilePath | None = None  # null = the one that `icons warmup` writes
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -106,13 +54,11 @@ class ModelConfig(_Section):
     lora: LoraConfig = LoraConfig()
 
 
-class TrainConfig(_Section):
-    data: FilePath
-    images: FilePath | None = None
+class TrainConfig(DataSection):
     num_chunks: int = Field(1, ge=1, le=99999)
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """LLaVA-1.5's LoRA recipe (arXiv 2310.03744), shared by the warm-up and the final run."""
 
     epochs: int = Field(1, ge=1, le=MOST)
@@ -135,7 +81,7 @@ class FinetuneConfig(TrainingConfig):
     save_steps: int = Field(500, ge=1, le=MOST)
 
 
-class PruningConfig(_Section):
+class PruningConfig(Section):
     """Which samples the epochs of `warmup` and `finetune` leave out; InfoBatch as published (arXiv 2303.04947)."""
 
     pruning: Literal["infobatch"] | None = None  # null = every epoch has every sample
@@ -143,11 +89,9 @@ class PruningConfig(_Section):
     delta: float = Field(0.875, gt=0, le=1)
 
 
-class TaskConfig(_Section):
+class TaskConfig(DataSection):
     name: TaskName
     group: TaskName | None = None  # tasks of one group count as one: element-wise maximum of their scores
-    data: FilePath
-    images: FilePath | None = None
 
 
 def _known_checkpoint(value: int | str) -> int | str:
@@ -163,7 +107,7 @@ def _known_projection(value: str) -> str:
     return value
 
 
-class GradientConfig(_Section):
+class GradientConfig(Section):
     checkpoints: list[Annotated[int | str, AfterValidator(_known_checkpoint)]] = Field(["final"], min_length=1)
     checkpoint_weights: list[float] | None = None  # null = the warm-up's mean learning rate up to each (LESS)
     type: Literal["sgd", "sign", "adam"] = "sgd"
@@ -181,11 +125,11 @@ class GradientConfig(_Section):
         return self.projection == EXACT
 
 
-class InfluenceConfig(_Section):
+class InfluenceConfig(Section):
     save_matrix: bool = True
 
 
-class SpiceConfig(_Section):
+class SpiceConfig(Section):
     """SPICE (arXiv 2601.23155): candidates come in pools, of each the best are kept."""
 
     pool: int = Field(128, ge=2, le=MOST)
@@ -195,11 +139,11 @@ class SpiceConfig(_Section):
     stop: float = Field(0.0, ge=0, lt=1)  # a pool ends when the gain falls below this part of its first
 
 
-class ProportionalConfig(_Section):
+class ProportionalConfig(Section):
     approve: float | None = Field(None, gt=0, le=100)  # percent of the rows that a voter approves; null = from the data
 
 
-class CoverageConfig(_Section):
+class CoverageConfig(Section):
     voters: int | None = Field(None, ge=1, le=MOST)  # of each task at most, drawn by seed; null = all
     pool: int | None = Field(None, ge=2, le=MOST)  # rows that compete at a time; null = all, 1000 of very many
 
@@ -217,14 +161,14 @@ def _short(percent: float) -> str:
     return str(int(percent)) if percent == int(percent) else repr(float(percent))
 
 
-class SelectionConfig(_Section):
+class SelectionConfig(Section):
     method: str = Field("vote", pattern=r"^[a-z0-9][a-z0-9-]*$")
     percent: float = Field(20, gt=0, le=100)
     tie_break: Literal["rank", "random", "index"] = "rank"
     seed: Seed = 0
     task: TaskName | None = None  # of the method `less`
     plugin: FilePath | None = None  # a Python file with methods of your own
-    options: dict[str, Any] = {}  # of a method of your own, which checks them
+    options: dict[str, Any] = Field({})  # of a method of your own, which checks them
     proportional: ProportionalConfig = ProportionalConfig()
     coverage: CoverageConfig = CoverageConfig()
     spice: SpiceConfig = SpiceConfig()
@@ -247,8 +191,8 @@ class SelectionConfig(_Section):
         return self
 
 
-class EvaluationConfig(_Section):
-    tasks: list[TaskConfig] = []  # held-out files; empty = the target tasks' own, an optimistic measure
+class EvaluationConfig(Section):
+    tasks: list[TaskConfig] = Field([])  # held-out files; empty = the target tasks' own, an optimistic measure
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> EvaluationConfig:
@@ -259,7 +203,7 @@ class EvaluationConfig(_Section):
         return self
 
 
-class Config(_Section):
+class Config(Section):
     output_dir: FilePath
     model: ModelConfig
     train: TrainConfig

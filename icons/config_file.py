@@ -9,15 +9,20 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from icons.config import Config, TaskConfig
+from icons.config_data import DataSection, PartConfig
+from icons.data.saved import is_hub_id
 from icons.errors import UserError
+from icons.mixture_file import is_mixture_file, read_mixture
 from icons.plain import quoted
 from icons.yaml_text import read_yaml
+
+AnyData = TypeVar("AnyData", bound=DataSection)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -46,23 +51,31 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def missing_files(config: Config) -> list[str]:
     """One line for every file or folder that the config names and that is not there."""
-    named: list[tuple[str, Path | None, bool]] = [
-        ("train.data", config.train.data, False),
-        ("train.images", config.train.images, True),
-        ("model.adapter", config.model.adapter, True),
-    ]
+    named: list[tuple[str, Path | None, bool]] = [("model.adapter", config.model.adapter, True)]
     named.append(("selection.plugin", config.selection.plugin, False))
     named.append(("selection.stability_with", config.selection.stability_with, True))
+    problems = _missing_data(config.train, "train.", "")
     for section, tasks in (("tasks", config.tasks), ("evaluation.tasks", config.evaluation.tasks)):
         for index, task in enumerate(tasks):
-            named.append((f"{section}.{index}.data ({task.name})", task.data, False))
-            named.append((f"{section}.{index}.images ({task.name})", task.images, True))
-    problems = []
+            problems += _missing_data(task, f"{section}.{index}.", f" ({task.name})")
     for key, path, folder in named:
         if path is not None and not (path.is_dir() if folder else path.is_file()):
             problems.append(f"{key}: {path} is not {'a folder' if folder else 'a file'}")
     if Path(config.model.base).is_absolute() and not Path(config.model.base).is_dir():
         problems.append(f"model.base: {config.model.base} is not a folder")
+    return problems
+
+
+def _missing_data(section: DataSection, prefix: str, called: str) -> list[str]:
+    several = not isinstance(section.data, Path)
+    problems = []
+    for number, part in enumerate(section.parts):
+        key = f"{prefix}data.{number}" if several else f"{prefix}data"
+        if not is_hub_id(part.path) and not part.path.exists():
+            problems.append(f"{key}{called}: {part.path} is not a file or a folder")
+    for folder in dict.fromkeys(part.images for part in section.parts):
+        if folder is not None and not folder.is_dir():
+            problems.append(f"{prefix}images{called}: {folder} is not a folder")
     return problems
 
 
@@ -85,12 +98,9 @@ def _resolve(config: Config, folder: Path) -> Config:
             "adapter": absolute(config.model.adapter),
         }
     )
-    train = config.train.model_copy(
-        update={"data": absolute(config.train.data), "images": absolute(config.train.images)}
-    )
 
     def located(tasks: list[TaskConfig]) -> list[TaskConfig]:
-        return [t.model_copy(update={"data": absolute(t.data), "images": absolute(t.images)}) for t in tasks]
+        return [_located(task, folder) for task in tasks]
 
     evaluation = config.evaluation.model_copy(update={"tasks": located(config.evaluation.tasks)})
     section = config.selection
@@ -99,12 +109,37 @@ def _resolve(config: Config, folder: Path) -> Config:
     )
     resolved = {
         "model": model,
-        "train": train,
+        "train": _located(config.train, folder),
         "tasks": located(config.tasks),
         "selection": selection,
         "evaluation": evaluation,
     }
     return config.model_copy(update={"output_dir": absolute(config.output_dir), **resolved})
+
+
+def _located(section: AnyData, folder: Path) -> AnyData:
+    """The section with absolute paths, and a mixture file's parts in its place."""
+
+    def part_at(part: PartConfig, folder: Path) -> PartConfig:
+        images = None if part.images is None else Path(folder, _expanded(part.images))
+        return part.model_copy(update={"data": _data_path(part.data, folder), "images": images})
+
+    data = section.data
+    update: dict[str, Any] = {}
+    if isinstance(data, Path):
+        data = _data_path(data, folder)
+        update["data"] = data
+        if is_mixture_file(data):
+            update["data"] = [part_at(part, data.parent) for part in read_mixture(data)]
+    else:
+        update["data"] = [part_at(part, folder) for part in data]
+    if section.images is not None:
+        update["images"] = Path(folder, _expanded(section.images))
+    return section.model_copy(update=update)
+
+
+def _data_path(path: Path, folder: Path) -> Path:
+    return path if is_hub_id(path) else Path(folder, _expanded(path))
 
 
 def _expanded(path: Path) -> Path:
@@ -140,7 +175,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _explain(path: Path, problem: Any, lines: dict[tuple[str | int, ...], int]) -> str:
-    location = tuple(part for part in problem["loc"] if part not in {"int", "str"})
+    location = tuple(part for part in problem["loc"] if part not in {"int", "str", "one", "several"})
     places = [lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines]
     where = f"{path} line {places[0]}" if places else str(path)
     key = ".".join(str(part) for part in location)
@@ -161,6 +196,9 @@ def _keys_at(location: Iterable[str | int]) -> list[str]:
     for part in location:
         if isinstance(part, str):
             annotation = section.model_fields[part].annotation
+            if section is not PartConfig and part == "data":
+                section = PartConfig
+                continue
             section = annotation if isinstance(annotation, type) else annotation.__args__[0]
     return list(section.model_fields)
 

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from icons.config import ModelConfig
-from icons.data.records import open_records
 from icons.data.samples import DataSource
+from icons.data.sets import open_records
 from icons.models.loading import load_base
 from icons.models.tiny import build_tiny_llava
 from icons.training.samples import TrainingSamples
@@ -23,7 +23,7 @@ def make_start(folder: Path, data: Path, images: Path, *, rows: int, tower_steps
     build_tiny_llava(fresh, seed=seed)
     model = load_base(_plain(fresh))
     train_tower(model.base, fresh, data, images, steps=tower_steps, batch=128, seed=seed)
-    source = DataSource(open_records(data), images, model.inputs)
+    source = DataSource(open_records(data, images), model.inputs)
     samples, _ = source.samples(range(rows))
     recipe = Recipe(
         steps=steps,

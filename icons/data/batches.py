@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from icons.data.batching import plan_batches
 from icons.data.formats import ImageInputs, InputFormat
-from icons.data.images import load_image
+from icons.data.images import ImageSource, load_image
 from icons.data.samples import BadRecord, Sample
 from icons.data.tokens import IGNORE
 from icons.errors import BadRecordError
@@ -72,7 +71,7 @@ Made = tuple[Batch | None, list[BadRecord]]
 
 def make_batch(samples: Sequence[Sample], inputs: InputFormat) -> Made:
     """Decodes each distinct image once and pads."""
-    images: dict[Path, ImageInputs] = {}
+    images: dict[ImageSource, ImageInputs] = {}
     usable: list[Sample] = []
     bad: list[BadRecord] = []
     for sample in samples:
@@ -115,7 +114,7 @@ def one_tokenizer_thread(worker: int) -> None:
 
 def with_readable_images(samples: Sequence[Sample], inputs: InputFormat) -> tuple[list[Sample], list[BadRecord]]:
     """The samples whose images can be decoded and resized, and the others; each distinct image is tried once."""
-    problems: dict[Path, str | None] = {}
+    problems: dict[ImageSource, str | None] = {}
     usable: list[Sample] = []
     bad: list[BadRecord] = []
     for sample in samples:
@@ -130,7 +129,7 @@ def with_readable_images(samples: Sequence[Sample], inputs: InputFormat) -> tupl
     return usable, bad
 
 
-def _problem(path: Path, inputs: InputFormat) -> str | None:
+def _problem(path: ImageSource, inputs: InputFormat) -> str | None:
     try:
         load_image(path, inputs.require_size)
     except BadRecordError as error:
@@ -156,7 +155,7 @@ def _filled_up(tensor: Tensor, shape: list[int]) -> Tensor:
     return F.pad(tensor, [each for size in reversed(missing) for each in (0, size)]) if any(missing) else tensor
 
 
-def _collate(samples: list[Sample], images: dict[Path, ImageInputs], pad_token_id: int) -> Batch:
+def _collate(samples: list[Sample], images: dict[ImageSource, ImageInputs], pad_token_id: int) -> Batch:
     length = max(sample.length for sample in samples)
     input_ids = torch.full((len(samples), length), pad_token_id)
     labels = torch.full((len(samples), length), IGNORE)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from icons.data.chat import Render, render_chat, tokenise_chat
 from icons.data.conversation import Conversation
-from icons.data.images import image_size, load_image, require_not_thin, require_paddable
+from icons.data.images import ImageSource, image_size, load_image, require_not_thin, require_paddable
 from icons.data.tokens import Prompt, Tokens
 from icons.data.vicuna import render_vicuna, tokenise_vicuna
 from icons.errors import BadRecordError
@@ -53,13 +52,13 @@ class InputFormat(Protocol):
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens]:
         """Ids and labels of each, IMAGE_ID for an image."""
 
-    def image_ids(self, path: Path) -> Sequence[int]:
+    def image_ids(self, path: ImageSource) -> Sequence[int]:
         """The ids that the image takes in the sequence, at most its header read."""
 
-    def image_inputs(self, path: Path) -> ImageInputs:
+    def image_inputs(self, path: ImageSource) -> ImageInputs:
         """An image file as the model takes it; BadRecordError when it cannot be decoded, or would not fit in memory."""
 
-    def require_size(self, width: int, height: int, path: Path) -> None:
+    def require_size(self, width: int, height: int, path: ImageSource) -> None:
         """Raises BadRecordError for an image that the model's own resizing would make too large."""
 
     def for_images(self) -> InputFormat:
@@ -84,15 +83,15 @@ class LlavaFormat:
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens]:
         return tokenise_vicuna(prompts, self.tokenizer)
 
-    def image_ids(self, path: Path) -> Sequence[int]:
+    def image_ids(self, path: ImageSource) -> Sequence[int]:
         return [self.image_token_id] * self.num_image_tokens
 
-    def image_inputs(self, path: Path) -> ImageInputs:
+    def image_inputs(self, path: ImageSource) -> ImageInputs:
         image = load_image(path, self.require_size)
         pixels = self.image_processor(images=[image], return_tensors="np")["pixel_values"]
         return {"pixel_values": torch.from_numpy(np.ascontiguousarray(pixels))}
 
-    def require_size(self, width: int, height: int, path: Path) -> None:
+    def require_size(self, width: int, height: int, path: ImageSource) -> None:
         (require_paddable if self.image_processor.do_pad else require_not_thin)(width, height, path)
 
     def for_images(self) -> LlavaFormat:
@@ -133,7 +132,7 @@ class ChatFormat:
     def tokenise(self, prompts: Sequence[Prompt]) -> list[Tokens]:
         return tokenise_chat(prompts, self.tokenizer, self.placeholder)
 
-    def image_ids(self, path: Path) -> Sequence[int]:
+    def image_ids(self, path: ImageSource) -> Sequence[int]:
         size = image_size(path)
         self.require_size(*size, path)
         if size not in self._ids_by_size:
@@ -152,11 +151,11 @@ class ChatFormat:
         encoded = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False)
         return [int(token) for token in encoded["input_ids"][0]]
 
-    def require_size(self, width: int, height: int, path: Path) -> None:
+    def require_size(self, width: int, height: int, path: ImageSource) -> None:
         require_not_thin(width, height, path)
         require_paddable(width, height, path)
 
-    def image_inputs(self, path: Path) -> ImageInputs:
+    def image_inputs(self, path: ImageSource) -> ImageInputs:
         image = load_image(path, self.require_size)
         # The processor's own call: its settings for images are not all its image processor's.
         encoded = self.processor(text=[self.placeholder], images=[image], add_special_tokens=False, return_tensors="pt")

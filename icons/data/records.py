@@ -1,146 +1,97 @@
-"""Records of a LLaVA-format data file: one JSON list, or JSON lines.
-
-Of a large file only the records that are asked for are read, through its offset index (see `index`); a small JSON list
-is parsed at once.
-"""
+"""Records: what every kind of data file is read as, in LLaVA's form; which images they show, and where each lies."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icons.data.index import SMALL, StoredOffsets, offsets_in_memory, open_offsets
-from icons.data.open_file import OpenFile
-from icons.data.scan import Kind
-from icons.errors import BadRecordError, UserError
+from icons.data.images import ImageSource
 from icons.plain import quoted
 
 
-def open_records(path: Path) -> Records:
-    """The records of a data file: the one place that knows which formats there are."""
-    return Records(path)
+@dataclass(frozen=True)
+class Part:
+    """One file or folder of a data set, as the config names it.
 
-
-class Records:
-    """Random access to the records of one data file, in any thread and after a fork.
-
-    `sha256` (hex) is that of the file that was opened, whatever its name stands for afterwards.
-
-    Raises UserError when the file as a whole cannot be used: unreadable, empty, broken JSON (with the line), not a
-    list, or of another SHA-256 than `expected` where that is given. A single broken line of a JSON-lines file raises
-    BadRecordError when that record is asked for.
+    `images` is the folder that its image paths are relative to. `format` and `split` are None where the content
+    decides. `source` is what its records come from, where they don't say so themselves.
     """
 
-    def __init__(self, path: Path, expected: str | None = None) -> None:
-        self.path = path
-        try:
-            self._file = OpenFile.at(path)
-            self._state = self._file.state()
-            head = self._file.read(0, 4096)
-            text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-            self.sha256 = ""
-            self._length, self._get = self._open_lines(text) if text.startswith(b"{") else self._open_list(head)
-            self.sha256 = self.sha256 or self._file.sha256()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-        self.require_unchanged()
-        if self._length == 0:
-            raise UserError(f"{path}: holds no records")
-        if expected not in (None, self.sha256):
-            raise UserError(f"{path}: was replaced by another file while it was in use; run again")
+    path: Path
+    images: Path | None = None
+    format: str | None = None
+    split: str | None = None
+    source: str | None = None
 
-    def __reduce__(self) -> tuple[type[Records], tuple[Path, str]]:
-        return Records, (self.path, self.sha256)
 
-    def __len__(self) -> int:
-        return self._length
+class Records(ABC):
+    """Random access to the records of a data set, in any thread and after a fork; it can be pickled.
 
+    `path` is what messages call it, `sha256` (hex) that of what was opened, whatever its name stands for afterwards;
+    `form` is how its records are written (`icons.data.forms`), `container` what they lie in, both for a person.
+    """
+
+    path: Path
+    sha256: str
+    form: str
+    container: str
+    first: int | None = None
+    """As a part of a larger set: the row of the set that is its row 0."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
     def __getitem__(self, row: int) -> dict[str, Any]:
-        row = range(self._length)[row]
-        try:
-            record = self._get(row)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
-        if not isinstance(record, dict):
-            raise BadRecordError(f"{self.where(row)}: expected an object, found {type(record).__name__}")
-        return record
+        """The record in LLaVA's form; BadRecordError, which names file and row, where it cannot be read as one."""
 
+    @property
+    def is_json(self) -> bool:
+        """Whether `raw` gives every record as it stands in a JSON file, images relative to one folder."""
+        return False
+
+    def raw(self, row: int) -> dict[str, Any]:
+        """The record as its file has it, where `is_json`; raises as reading it does."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def image(self, row: int, position: int, name: str) -> ImageSource:
+        """The image that stands at `position` of the record, under `name`; BadRecordError when it can lie nowhere."""
+
+    @abstractmethod
     def require_unchanged(self) -> None:
-        """Raises UserError when something was written into the file since it was opened."""
-        if self._file.state() != self._state:
-            raise UserError(f"{self.path}: changed while it was read; run again when it is complete")
+        """Raises UserError when something was written into a file since it was opened."""
 
     def where(self, row: int, record: dict[str, Any] | None = None) -> str:
         """`file row 12 (id 'x')`, the way every message about a record begins."""
-        name = record.get("id") if isinstance(record, dict) else None
-        return f"{self.path} row {row}" + (f" (id {quoted(name, 80)})" if name is not None else "")
+        return f"{self.path} row {row}{self.of_all(row)}{called(record)}"
 
-    def _open_lines(self, head: bytes) -> tuple[int, Callable[[int], Any]]:
-        large = self._file.stat().st_size > SMALL
-        offsets = self._stored_offsets("lines") if large else offsets_in_memory(self._file, "lines")
+    def of_all(self, row: int) -> str:
+        """` (812 of all)`: the row's number in the set that these records are a part of."""
+        return "" if self.first is None else f" ({self.first + row} of all)"
 
-        def line(row: int) -> Any:
-            # Up to the next record there may be blank lines.
-            content = self._file.read(offsets[row], offsets[row + 1]).partition(b"\n")[0]
-            try:
-                return json.loads(content)
-            except (ValueError, RecursionError) as error:
-                number = sum(block.count(b"\n") for block in self._file.blocks(0, offsets[row])) + 1
-                raise BadRecordError(f"{self.path} line {number} (row {row}): broken JSON ({error})") from None
 
-        if len(offsets) > 2:
-            self._refuse_one_object(head)
-        return len(offsets) - 1, line
+def part_digest(files: Sequence[str], part: Part) -> str:
+    """Hex SHA-256 of a part: that of its file, or of its files' SHA-256 and the format that the config says."""
+    if len(files) == 1 and part.format is None:
+        return files[0]
+    return hashlib.sha256(json.dumps([list(files), part.format]).encode()).hexdigest()
 
-    def _open_list(self, head: bytes) -> tuple[int, Callable[[int], Any]]:
-        if self._file.stat().st_size <= SMALL or b"\0" in head:  # zero bytes: UTF-16 or UTF-32, which is rare
-            return self._open_parsed()
-        try:
-            offsets = self._stored_offsets("list")
-        except (ValueError, RecursionError):
-            return self._open_parsed()  # which says what is wrong, and where
-        decode = json.JSONDecoder().raw_decode
 
-        def element(row: int) -> Any:
-            content = self._file.read(offsets[row], offsets[row + 1])
-            try:
-                return decode(content.decode("utf-8", "surrogatepass"))[0]
-            except ValueError as error:
-                raise UserError(f"{self.path}: changed since it was opened ({error}); run again") from None
+def files_digest(digests: Sequence[str]) -> str:
+    """Hex SHA-256 of several parts as one set."""
+    return hashlib.sha256(json.dumps(list(digests)).encode()).hexdigest()
 
-        return len(offsets) - 1, element
 
-    def _stored_offsets(self, kind: Kind) -> StoredOffsets:
-        offsets = open_offsets(self.path, self._file, kind)
-        self.sha256 = offsets.sha256
-        return offsets
-
-    def _open_parsed(self) -> tuple[int, Callable[[int], Any]]:
-        records = self._parse_list(b"".join(self._file.blocks()))
-        return len(records), records.__getitem__
-
-    def _parse_list(self, content: bytes) -> list[Any]:
-        if not content.strip():
-            raise UserError(f"{self.path}: holds no records, it is empty")
-        try:
-            records = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{self.path} line {error.lineno}: broken JSON ({error.msg})") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{self.path}: cannot be read as JSON ({error})") from None
-        if not isinstance(records, list):
-            raise UserError(f"{self.path}: expected a list of records, found {type(records).__name__}")
-        return records
-
-    def _refuse_one_object(self, head: bytes) -> None:
-        """A single object over many lines would pass for as many broken records."""
-        first = head.splitlines()[0].strip() if head else b""
-        if first in {b"{", b'{"'}:
-            raise UserError(f"{self.path}: one JSON object over several lines; expected a list, or a record a line")
+def called(record: dict[str, Any] | None) -> str:
+    """` (id 'x')` of a record that has one."""
+    name = record.get("id") if isinstance(record, dict) else None
+    return f" (id {quoted(name, 80)})" if name is not None else ""
 
 
 def chunk_range(num_rows: int, num_chunks: int, chunk: int) -> tuple[int, int]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from icons.data.conversation import parse_record
 from icons.data.formats import InputFormat
-from icons.data.images import image_path
+from icons.data.images import ImageSource
 from icons.data.records import Records
 from icons.data.tokens import Prompt, Tokens, expand_images, up_to_last_label
 from icons.errors import BadRecordError
@@ -22,7 +20,7 @@ class Sample:
     row: int
     where: str  # file, row and record id, as messages about it begin
     tokens: Tokens
-    images: tuple[Path, ...]
+    images: tuple[ImageSource, ...]
     length: int  # positions the model has to see: all but the last label's own
 
 
@@ -34,28 +32,30 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class DataSource:
-    """One data file with its image folder and the format to encode it in."""
+    """Records and the format to encode them in."""
 
     records: Records
-    images: Path | None
     inputs: InputFormat
 
     def samples(self, rows: Sequence[int]) -> tuple[list[Sample], list[BadRecord]]:
         """Encodes rows (no image is decoded); those that cannot be used come back as BadRecords, in row order."""
-        rendered: list[tuple[int, str, tuple[Path, ...], Prompt]] = []
+        rendered: list[tuple[int, str, tuple[ImageSource, ...], Prompt]] = []
         bad: list[BadRecord] = []
         for row in rows:
-            record: dict[str, Any] | None = None
             try:
                 record = self.records[row]
+            except BadRecordError as error:
+                bad.append(BadRecord(row, str(error)))
+                continue
+            where = self.records.where(row, record)
+            try:
                 conversation = parse_record(record)
                 prompt = self.inputs.render(conversation)
-                images = tuple(image_path(self.images, name) for name in conversation.images[: prompt.images])
-                rendered.append((row, self.records.where(row, record), images, prompt))
+                shown = enumerate(conversation.images[: prompt.images])
+                images = tuple(self.records.image(row, position, name) for position, name in shown)
+                rendered.append((row, where, images, prompt))
             except BadRecordError as error:
-                message, path = str(error), str(self.records.path)
-                reason = message if message.startswith(path) else f"{self.records.where(row, record)}: {message}"
-                bad.append(BadRecord(row, reason))
+                bad.append(BadRecord(row, f"{where}: {error}"))
         samples: list[Sample] = []
         encoded = self.inputs.tokenise([prompt for *_, prompt in rendered]) if rendered else []
         for (row, where, images, _), tokens in zip(rendered, encoded, strict=True):
@@ -63,8 +63,8 @@ class DataSource:
                 ids = [self.inputs.image_ids(image) for image in images]
                 whole, ends = expand_images(tokens, ids, self.inputs.max_length)
                 used = up_to_last_label(whole)
-                shown = sum(end <= len(used.ids) for end in ends)
-                samples.append(Sample(row, where, used, images[:shown], len(used.ids) - 1))
+                left = sum(end <= len(used.ids) for end in ends)
+                samples.append(Sample(row, where, used, images[:left], len(used.ids) - 1))
             except BadRecordError as error:
                 bad.append(BadRecord(row, f"{where}: {error}"))
         return samples, sorted(bad, key=lambda record: record.row)

@@ -1,4 +1,4 @@
-"""Where the records of a LLaVA-format file begin, found in one pass over its bytes, whatever its size."""
+"""Where the records of a JSON file begin, found in one pass over its bytes, whatever its size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Kind = Literal["lines", "list"]
+Kind = Literal["lines", "list", "whole"]
 Offsets = npt.NDArray[np.int64]
 
 _BLANK = np.isin(np.arange(256), np.frombuffer(b" \t\n\r\x0b\x0c", np.uint8))
@@ -22,9 +22,12 @@ _AT_ONCE = 4096  # offsets
 def record_offsets(kind: Kind, blocks: Iterator[bytes]) -> Iterator[Offsets]:
     """Byte offsets of the records in ascending order, some at a time; the very last one is where the last record ends.
 
-    Of JSON lines every line that is not blank is a record, looked into or not. A JSON list is parsed whole, element by
-    element; ValueError (or RecursionError) when it is not one well-formed list in UTF-8.
+    Of a `whole` file there are none; it is read to its end. Of JSON lines every line that is not blank is a record,
+    looked into or not. A JSON list is parsed whole, element by element; ValueError (or RecursionError) when it is not
+    one well-formed list in UTF-8.
     """
+    if kind == "whole":
+        return (np.empty(0, np.int64) for _ in blocks)
     return _lines(blocks) if kind == "lines" else _elements(_Text(blocks))
 
 

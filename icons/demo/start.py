@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from icons.config import ModelConfig
-from icons.data.records import open_records
 from icons.data.samples import DataSource
+from icons.data.sets import open_records
 from icons.demo.drawing import draw_vqa_set
 from icons.models.loading import load_base
 from icons.models.tiny import build_tiny_llava
@@ -26,7 +26,7 @@ def train_start(folder: Path) -> None:
     other = draw_vqa_set(folder / "pretraining", train_records=RECORDS, val_records=1, wrong_share=0, seed=1)
     build_tiny_llava(fresh)
     model = load_base(ModelConfig(base=str(fresh.absolute()), dtype="float32", device="cpu"))
-    source = DataSource(open_records(other.train), other.images, model.inputs)
+    source = DataSource(open_records(other.train, other.images), model.inputs)
     samples, _ = source.samples(range(RECORDS))
     recipe = Recipe(
         steps=STEPS,

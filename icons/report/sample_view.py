@@ -58,11 +58,12 @@ def sample_views(
     m: Material,
     ranks_N: npt.NDArray[np.float64],
     record: Callable[[int], dict[str, Any] | str],
-    picture: Callable[[object], Thumbnail],
+    picture: Callable[[int, int, object], Thumbnail],
 ) -> tuple[list[Kind], list[SampleView]]:
     """The kinds of sample that there are, and each sample once, in their order.
 
-    `record` gives a row's record, or why it cannot be read; `picture` a thumbnail of what stands under `image`.
+    `record` gives a row's record, or why it cannot be read; `picture` a thumbnail of an image, by row, position and
+    what stands under `image`.
     """
     order = ranking(m.focus.selected, m.valid, m.focus.values, ranks_N)
     shown_kinds = [kind for kind in kinds(order, m.focus.selected, ranked=m.ranked) if len(kind.rows)]
@@ -88,7 +89,7 @@ def _view(
     place: int,
     percent_K: npt.NDArray[np.float64],
     record: dict[str, Any] | str,
-    picture: Callable[[object], Thumbnail],
+    picture: Callable[[int, int, object], Thumbnail],
 ) -> SampleView:
     fields: dict[str, Any] = record if isinstance(record, dict) else {}
     images = record_images(fields)
@@ -110,7 +111,7 @@ def _view(
         tokens="" if m.tokens_N is None else f"{m.tokens_N[row]:,}",
         loss=f"{m.scores.losses[row]:.3f}",
         norm=f"{m.scores.norms[row]:.3g}",
-        images=[picture(image) for image in images[:_MOST_IMAGES]],
+        images=[picture(row, at, image) for at, image in enumerate(images[:_MOST_IMAGES])],
         more_images=max(0, len(images) - _MOST_IMAGES),
         text=shortened(fields.get("conversations")),
         error=record if isinstance(record, str) else "",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from icons.data.images import image_path, load_image
+from icons.data.images import ImageSource, load_image
 from icons.errors import BadRecordError
 from icons.plain import plain
 from icons.report.traits import NAME
@@ -27,18 +27,18 @@ class Thumbnail:
     error: str = ""
 
 
-def thumbnail(folder: Path | None, name: object) -> Thumbnail:
-    """Of an image of a record; one that is missing or cannot be decoded says so."""
+def thumbnail(find: Callable[[str], ImageSource], name: object) -> Thumbnail:
+    """Of an image of a record, which `find` says the place of; one that is missing or cannot be decoded says so."""
     if not isinstance(name, str) or not name:
         return Thumbnail(plain(str(name), NAME), error="not a path")
     shown = plain(name, NAME)
     try:
-        return _encoded(image_path(folder, name), shown)
+        return _encoded(find(name), shown)
     except (BadRecordError, OSError, ValueError) as error:
         return Thumbnail(shown, error=plain(str(error), 4 * NAME))
 
 
-def _encoded(path: Path, name: str) -> Thumbnail:
+def _encoded(path: ImageSource, name: str) -> Thumbnail:
     from PIL import features
 
     image = load_image(path)

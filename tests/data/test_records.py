@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from icons.data.index import FOLDER, SMALL
 from icons.data.records import Records
 from icons.data.scan import Kind, record_offsets
+from icons.data.sets import open_records
 from icons.errors import BadRecordError, UserError
 from icons.store.fingerprint import file_digest
 from tests.conftest import ROOT, Project
@@ -92,7 +93,7 @@ def test_every_record_of_a_large_file_is_found_at_every_start(form: str, ascii_o
     path = write(tmp_path / "data", records, form, ascii_only=ascii_only)
     assert path.stat().st_size > SMALL
     for _ in range(2):
-        opened = Records(path)
+        opened = open_records(path)
         assert len(opened) == COUNT
         assert [opened[row] for row in reversed(range(COUNT))] == records[::-1]
         assert opened[-1] == records[-1]
@@ -144,24 +145,24 @@ def test_lines_are_cut_where_python_cuts_them(content: bytes, size: int) -> None
 def test_a_later_start_reads_next_to_nothing(form: str, tmp_path: Path) -> None:
     path = write(tmp_path / "data", some_records(), form)
     before = bytes_read()
-    Records(path)
+    open_records(path)
     assert bytes_read() - before >= path.stat().st_size
     before = bytes_read()
-    records = Records(path)
+    records = open_records(path)
     file_digest(path)
     assert records[COUNT // 2]["id"] == f"r-{COUNT // 2}"
     assert bytes_read() - before < path.stat().st_size / 10
 
 
 def test_a_small_file_gets_no_index(tmp_path: Path) -> None:
-    assert len(Records(write(tmp_path / "data", some_records(3)))) == 3
+    assert len(open_records(write(tmp_path / "data", some_records(3)))) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 @pytest.mark.parametrize("form", ["lines", "list on one line"])
 def test_a_change_that_keeps_size_and_time_is_noticed(form: str, tmp_path: Path) -> None:
     path = write(tmp_path / "data", some_records(), form)
-    Records(path)
+    open_records(path)
     old, before = path.stat(), file_digest(path)
     content = path.read_bytes()
     place = content.index(b'"r-41"')
@@ -170,13 +171,13 @@ def test_a_change_that_keeps_size_and_time_is_noticed(form: str, tmp_path: Path)
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (old.st_size, old.st_mtime_ns)
     assert file_digest(path) != before
-    assert Records(path)[41]["id"] == "q-1"
+    assert open_records(path)[41]["id"] == "q-1"
     assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def another_files(index: Path) -> None:
     other = write(index.parent.parent / "other", some_records()[::-1])
-    Records(other)
+    open_records(other)
     index_of(other).replace(index)
 
 
@@ -201,11 +202,11 @@ DAMAGE = {
 def test_an_index_that_does_not_fit_is_made_again(kind: str, tmp_path: Path) -> None:
     records = some_records()
     path = write(tmp_path / "data", records)
-    Records(path)
+    open_records(path)
     good = load_file(index_of(path))["offsets"]
     DAMAGE[kind](index_of(path))
     assert file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-    opened = Records(path)
+    opened = open_records(path)
     assert [opened[row]["id"] for row in range(COUNT)] == [record["id"] for record in records]
     np.testing.assert_array_equal(load_file(index_of(path))["offsets"], good)
     assert not list(tmp_path.rglob("*.tmp"))
@@ -215,10 +216,10 @@ def test_where_the_datas_folder_cannot_be_written_the_users_cache_serves(tmp_pat
     """A file where the folder should be stands in for a read-only folder, which does not stop root."""
     path = write(tmp_path / "data", some_records())
     (tmp_path / FOLDER).touch()
-    Records(path)
+    open_records(path)
     assert len(list((tmp_path / "cache" / "icons").glob("*.safetensors"))) == 1
     before = bytes_read()
-    assert Records(path)[7]["id"] == "r-7"
+    assert open_records(path)[7]["id"] == "r-7"
     assert bytes_read() - before < path.stat().st_size / 10
 
 
@@ -226,19 +227,19 @@ def test_without_any_place_for_an_index_records_are_read_all_the_same(tmp_path: 
     path = write(tmp_path / "data", some_records(), "list on one line")
     for folder in (FOLDER, "cache"):
         (tmp_path / folder).touch()
-    assert Records(path)[89]["id"] == "r-89"
+    assert open_records(path)[89]["id"] == "r-89"
     assert sorted(found.name for found in tmp_path.iterdir()) == [FOLDER, "cache", "data"]
 
 
 OPEN = """
 import sys
 from pathlib import Path
-from icons.data.records import Records
+from icons.data.sets import open_records
 from icons.store.fingerprint import file_digest
 sys.stdin.readline()
 read = lambda: int(Path("/proc/self/io").read_text().split()[1])
 before = read()
-records = Records(Path(sys.argv[1]))
+records = open_records(Path(sys.argv[1]))
 print(read() - before, len(records), records[5]["id"], file_digest(Path(sys.argv[1])))
 """
 
@@ -263,10 +264,10 @@ def test_of_many_that_start_at_once_one_reads_the_file(tmp_path: Path) -> None:
 GROWTH = """
 import sys
 from pathlib import Path
-from icons.data.records import Records
+from icons.data.sets import open_records
 peak = lambda: int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 before = peak()
-records = Records(Path(sys.argv[1]))
+records = open_records(Path(sys.argv[1]))
 for row in range(0, len(records), 7):
     records[row]
 print((peak() - before) * 1024)
@@ -294,7 +295,7 @@ class _Ids:
 
 @pytest.mark.parametrize("form", ["lines", "list on one line"])
 def test_threads_and_forked_workers_read_what_they_ask_for(form: str, tmp_path: Path) -> None:
-    records = Records(write(tmp_path / "data", some_records(), form))
+    records = open_records(write(tmp_path / "data", some_records(), form))
     expected = [f"r-{row}" for row in range(COUNT)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda row: records[row]["id"], list(range(COUNT)) * 5)) == expected * 5
@@ -304,10 +305,10 @@ def test_threads_and_forked_workers_read_what_they_ask_for(form: str, tmp_path: 
 
 def test_what_was_opened_stays_what_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "data", some_records())
-    records = Records(path)
+    records = open_records(path)
     write(tmp_path / "new", some_records()[::-1]).replace(path)
     assert records[0]["id"] == "r-0"
-    assert Records(path)[0]["id"] == "r-89"
+    assert open_records(path)[0]["id"] == "r-89"
 
 
 def test_a_mistake_in_a_large_list_is_named_with_its_line(tmp_path: Path) -> None:
@@ -316,13 +317,13 @@ def test_a_mistake_in_a_large_list_is_named_with_its_line(tmp_path: Path) -> Non
     for broken in ("oops", '{"a": 1} {"b": 2}', '{"a": "\x01"}'):
         path.write_text("[\n" + ",\n".join([*texts[:60], broken, *texts[60:]]) + "\n]")
         with pytest.raises(UserError, match="data line 62: broken JSON"):
-            Records(path)
+            open_records(path)
     path.write_text("[\n" + ",\n".join(texts) + "\n")
     with pytest.raises(UserError, match="line 92: broken JSON"):
-        Records(path)
+        open_records(path)
     path.write_bytes(b"[" + ",".join(texts).encode() + b',"\xff"]')
     with pytest.raises(UserError, match="not UTF-8 text"):
-        Records(path)
+        open_records(path)
     assert not index_of(path).exists()
 
 
@@ -332,7 +333,7 @@ def test_a_broken_line_of_a_large_file_is_one_bad_record(tmp_path: Path) -> None
     texts[70] = "[1, 2]"
     path = tmp_path / "data"
     path.write_text("\n\n".join(texts))
-    records = Records(path)
+    records = open_records(path)
     with pytest.raises(BadRecordError, match=r"data line 121 \(row 60\): broken JSON"):
         records[60]
     with pytest.raises(BadRecordError, match="row 70: expected an object, found list"):

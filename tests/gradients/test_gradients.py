@@ -13,8 +13,8 @@ from torch import Tensor
 
 from icons.config import LoraConfig, ModelConfig
 from icons.data.batches import Batch, make_batch
-from icons.data.records import Records
 from icons.data.samples import DataSource, Sample
+from icons.data.sets import open_records
 from icons.gradients.lora import lora_pairs
 from icons.gradients.per_sample import ForwardPass, backpropagate
 from icons.gradients.projection import make_projector
@@ -37,7 +37,7 @@ def model(tiny_model: Path) -> VisionLanguageModel:
 
 @pytest.fixture(scope="module")
 def source(model: VisionLanguageModel, drawn: Path) -> DataSource:
-    return DataSource(Records(drawn / "data" / "train.json"), drawn / "data" / "images", model.inputs)
+    return DataSource(open_records(drawn / "data" / "train.json", drawn / "data" / "images"), model.inputs)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_long_answers_take_the_whole_last_layer(model: VisionLanguageModel, sour
     words = " ".join(f"word{i}" for i in range(60))
     record = {"conversations": [{"from": "human", "value": "Go on."}, {"from": "gpt", "value": words}]}
     (tmp_path / "long.json").write_text(json.dumps([record]))
-    long = DataSource(Records(tmp_path / "long.json"), None, model.inputs)
+    long = DataSource(open_records(tmp_path / "long.json", None), model.inputs)
     samples, _ = long.samples([0])
     batch = batch_of(long, samples)
     assert model.forward_pass(model.lora_pairs(), batch).labels_BT.shape == batch.labels.shape
@@ -162,8 +162,10 @@ def test_lora_covers_the_language_model_alone(model: VisionLanguageModel) -> Non
 def test_the_training_data_can_be_moved(model: VisionLanguageModel, drawn: Path, tmp_path: Path) -> None:
     """A row depends on the record's content, not on where the files lie."""
     shutil.copytree(drawn / "data", tmp_path / "elsewhere")
-    moved = DataSource(Records(tmp_path / "elsewhere" / "train.json"), tmp_path / "elsewhere" / "images", model.inputs)
-    here = DataSource(Records(drawn / "data" / "train.json"), drawn / "data" / "images", model.inputs)
+    moved = DataSource(
+        open_records(tmp_path / "elsewhere" / "train.json", tmp_path / "elsewhere" / "images"), model.inputs
+    )
+    here = DataSource(open_records(drawn / "data" / "train.json", drawn / "data" / "images"), model.inputs)
     first, _ = batched_gradients(model, here, here.samples([0, 1])[0])
     second, _ = batched_gradients(model, moved, moved.samples([0, 1])[0])
     for name in first:
@@ -195,7 +197,7 @@ def odd_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Vis
 def test_grouped_heads_biases_and_shared_images(
     odd_model: VisionLanguageModel, drawn: Path, samples: list[Sample]
 ) -> None:
-    source = DataSource(Records(drawn / "data" / "train.json"), drawn / "data" / "images", odd_model.inputs)
+    source = DataSource(open_records(drawn / "data" / "train.json", drawn / "data" / "images"), odd_model.inputs)
     text = next(sample for sample in samples if not sample.images)
     first, second = [sample for sample in samples if sample.images][:2]
     chosen = [first, text, second, replace(text, row=998), replace(second, row=999), first]

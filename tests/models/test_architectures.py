@@ -16,8 +16,8 @@ from PIL import Image
 from icons.config import LoraConfig, ModelConfig
 from icons.data.batches import make_batch, stack_images
 from icons.data.formats import ChatFormat
-from icons.data.records import Records
 from icons.data.samples import DataSource, Sample
+from icons.data.sets import open_records
 from icons.data.tokens import IGNORE
 from icons.gradients.per_sample import backpropagate
 from icons.models.adapters import attach_fresh_lora
@@ -104,7 +104,7 @@ def chat_format(folder: Path, **settings: Any) -> ChatFormat:
 
 def source_of(records: list[dict[str, Any]], pictures: Path, inputs: Any, folder: Path) -> DataSource:
     (folder / "data.json").write_text(json.dumps(records))
-    return DataSource(Records(folder / "data.json"), pictures, inputs)
+    return DataSource(open_records(folder / "data.json", pictures), inputs)
 
 
 def usable(source: DataSource) -> list[Sample]:

@@ -25,8 +25,8 @@ from transformers import (
 
 from icons.config import ModelConfig
 from icons.data.batches import make_batch
-from icons.data.records import Records
 from icons.data.samples import DataSource
+from icons.data.sets import open_records
 from icons.models.adapters import attach_adapter
 from icons.models.loading import load_base
 from icons.models.sentencepiece import write_tokenizer_json
@@ -362,7 +362,7 @@ def test_icons_itself_takes_the_imported_adapter_and_its_projector(
 ) -> None:
     config = ModelConfig(base=str(model), dtype="float32", device="cpu")
     loaded = attach_adapter(load_base(config), imported)
-    source = DataSource(Records(drawn / "data" / "train.json"), drawn / "data" / "images", loaded.inputs)
+    source = DataSource(open_records(drawn / "data" / "train.json", drawn / "data" / "images"), loaded.inputs)
     sample = next(sample for sample in source.samples(range(20))[0] if sample.images)
     batch, _ = make_batch([sample], loaded.inputs)
     assert batch is not None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from icons.config import Config
 from icons.data.conversation import parse_record
-from icons.data.images import image_path, load_image
-from icons.data.records import open_records
+from icons.data.images import load_image
+from icons.data.sets import open_records
 from icons.data.tokens import IGNORE, IMAGE_ID, Tokens, expand_images
 from icons.errors import BadRecordError, UserError
 from icons.models.formats import input_format
@@ -17,7 +17,7 @@ from icons.progress import say, say_json
 def inspect_record(config: Config, row: int, task: str | None = None, as_json: bool = False) -> None:
     """Prints text, ids, labels and image size of one row; BadRecordError when a run could not use it."""
     section = config.train if task is None else config.task(task)
-    records = open_records(section.data)
+    records = open_records(section.parts)
     if not 0 <= row < len(records):
         raise UserError(f"--row {row}: {records.path} has rows 0 to {len(records) - 1}")
     record, inputs = records[row], input_format(model_folder(config.model.base), config.model)
@@ -26,7 +26,7 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
         prompt = inputs.render(conversation)
         (tokens,) = inputs.tokenise([prompt])
         names = conversation.images[: prompt.images]
-        paths = [image_path(section.images, name) for name in names]
+        paths = [records.image(row, position, name) for position, name in enumerate(names)]
         ids = [inputs.image_ids(path) for path in paths]
         used, ends = expand_images(tokens, ids, inputs.max_length)
         images = [load_image(path, inputs.require_size) for path in paths]

@@ -14,8 +14,9 @@ from icons.config_file import missing_files
 from icons.data.batches import with_readable_images
 from icons.data.formats import InputFormat
 from icons.data.images import is_deep
-from icons.data.records import open_records
 from icons.data.samples import DataSource
+from icons.data.saved import is_hub_id
+from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, require_fit
 from icons.models.formats import input_format
@@ -42,7 +43,7 @@ def validate(config: Config) -> None:
         sizes.append(size)
     if sizes[0] and config.train.num_chunks > sizes[0]:
         problems.append(
-            f"train.num_chunks {config.train.num_chunks} exceeds the {sizes[0]} records of {config.train.data}"
+            f"train.num_chunks {config.train.num_chunks} exceeds the {sizes[0]} records of {config.train.title}"
         )
     problems += _space_problems(config, sum(sizes))
     for warning in inputs.warnings if inputs is not None else ():
@@ -55,15 +56,16 @@ def validate(config: Config) -> None:
 
 
 def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputFormat | None) -> tuple[list[str], int]:
-    if not data.data.is_file():
+    if not all(is_hub_id(part.path) or part.path.exists() for part in data.parts):
         return [], 0  # reported as missing
     try:
-        records = open_records(data.data)
+        records = open_records(data.parts)
     except UserError as error:
         return [str(error)], 0
+    say(f"{name}: {len(records)} records, {records.container}, form {records.form}")
     if inputs is None:
         return [], len(records)
-    source, reasons, deep = DataSource(records, data.images, inputs), [], list[Path]()
+    source, reasons, deep = DataSource(records, inputs), [], list[str]()
     with Progress(f"validate {name}", len(records)) as progress:
         for start in range(0, len(records), ROWS_AT_ONCE):
             rows = range(start, min(start + ROWS_AT_ONCE, len(records)))
@@ -71,7 +73,7 @@ def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputForma
             reasons += [(record.row, record.reason) for record in bad]
             readable, bad = with_readable_images(samples, inputs)
             reasons += [(record.row, record.reason) for record in bad]
-            deep += [path for path in {path for sample in readable for path in sample.images} if is_deep(path)]
+            deep += [str(path) for path in {path for sample in readable for path in sample.images} if is_deep(path)]
             progress.advance(len(rows))
     if deep:
         say(f"note: {name}: images of 16 bits a channel, scaled to 8: {len(deep)}, such as {min(deep)}")

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from icons.config_file import load_config
-from icons.data.records import Records, open_records
+from icons.data.records import Records
+from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.plain import in_line
 from icons.progress import say, say_json
@@ -37,7 +38,7 @@ def compare(path_a: Path, path_b: Path, data: Path | None = None, as_json: bool 
 
 def _training_records(data: Path | None) -> Records | None:
     if data is not None and data.suffix in {".yaml", ".yml"}:
-        data = load_config(data).train.data
+        return open_records(load_config(data).train.parts)
     return None if data is None else open_records(data)
 
 

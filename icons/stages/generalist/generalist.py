@@ -30,6 +30,8 @@ from icons.store.scores import Scores
 def generalist(config: Config) -> None:
     """Writes selected_data.json and votes.safetensors, and last selected_indices.json, which marks them complete.
 
+    Records that do not lie in JSON files get no selected_data.json: `icons export` writes them.
+
     With `selection.stability` or `selection.stability_with` also stability.json.
 
     Raises UserError when the scores are of other tasks or other training data, or when nothing would be selected.
@@ -110,10 +112,17 @@ def _write_selection(
     target = folder / INDICES
     target.unlink(missing_ok=True)
     copies = Copies()
-    write_parts(folder / DATA, _data_file(open_training(config, scores), rows, copies))
+    records, written = open_training(config, scores), [VOTES]
+    if records.is_json:
+        write_parts(folder / DATA, _data_file(records, rows, copies))
+        written.append(DATA)
+    else:
+        (folder / DATA).unlink(missing_ok=True)
+        for row in rows.tolist():
+            copies.see(row, records[row])
     head["copies"] = {"rows": len(copies.rows)} | alike(config, copies)
     write_tensors(folder / VOTES, {"votes": votes, "values": ranking.values})
-    head["files"] = {name: file_digest(folder / name) for name in (DATA, VOTES)}
+    head["files"] = {name: file_digest(folder / name) for name in sorted(written)}
     head[SEAL] = seal(head | {"indices": rows.tolist()})
     body = json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
     write_bytes(target, f'{body},\n "indices": {json.dumps(rows.tolist())}\n}}\n'.encode())
@@ -123,6 +132,8 @@ def _write_selection(
         f"generalist {settings.name}: {len(rows)} of {num_rows} selected{short}, votes {lowest} to "
         f"{most} of {len(scores.columns)}, written to {target}"
     )
+    if not records.is_json:
+        say(f"  the records lie in {records.container}: `icons export` writes those that are selected")
     say(_about(cut))
     for line in _warnings(by_task, len(copies.rows), len(rows)):
         say(f"  ! {line}")
@@ -155,8 +166,8 @@ def _warnings(by_task: dict[str, int], copies: int, size: int) -> Iterator[str]:
 def _data_file(records: Records, selected: Int64, copies: Copies) -> Iterator[bytes]:
     """A JSON list of the chosen records, one a line, in source order; `copies` sees each."""
     for position, row in enumerate(np.sort(selected).tolist()):
-        record = records[row]
-        copies.see(row, record)
+        record = records.raw(row)
+        copies.see(row, records[row])
         try:
             text = json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # a lone surrogate is legal in JSON, but only escaped

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from icons.config import Config, SelectionConfig
-from icons.data.records import Records, open_records
+from icons.data.records import Records
+from icons.data.sets import data_digest, open_records
 from icons.errors import UserError
 from icons.selection.consensus import Int64, highest, percentile_ranks
 from icons.selection.cut import Cut, cut_of
@@ -39,8 +40,8 @@ def open_scores(config: Config) -> Scores:
             f"the scores are of the tasks {', '.join(scores.columns)}, the config names {', '.join(config.columns)}; "
             "run `icons specialist` again"
         )
-    if file_digest(config.train.data)[:16] != scores.data:
-        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+    if data_digest(config.train.parts)[:16] != scores.data:
+        raise UserError(f"{config.train.title} is not the file that the scores were made of; run the stages again")
     if other := difference(scores.asked, described(config)):
         raise UserError(
             f"{RunFolder(config.output_dir).scores} is not of this config: {other}; set it back, or run `icons run`, "
@@ -51,9 +52,9 @@ def open_scores(config: Config) -> Scores:
 
 def open_training(config: Config, scores: Scores) -> Records:
     """The training records that the scores are of; a UserError when the file is another by now."""
-    records = open_records(config.train.data)
+    records = open_records(config.train.parts)
     if records.sha256[:16] != scores.data:
-        raise UserError(f"{config.train.data} is not the file that the scores were made of; run the stages again")
+        raise UserError(f"{config.train.title} is not the file that the scores were made of; run the stages again")
     return records
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from icons.data.open_file import OpenFile
-from icons.data.records import Records, open_records
+from icons.data.records import Records
+from icons.data.sets import open_records
 from icons.data.source import record_images, record_source
 from icons.errors import BadRecordError, UserError
 from icons.progress import Progress

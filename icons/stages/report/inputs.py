@@ -85,8 +85,8 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
         except BadRecordError as error:
             return plain(str(error), 400)
 
-    def picture(name: object) -> Thumbnail:
-        return thumbnail(config.train.images, name)
+    def picture(row: int, position: int, name: object) -> Thumbnail:
+        return thumbnail(lambda found: records.image(row, position, found), name)
 
     kinds, samples = sample_views(material, percentile_ranks(scores.scores, scores.valid), record, picture)
     provenance = read_provenance(config)

@@ -12,6 +12,7 @@ from typing import Any
 from icons import __version__
 from icons.config import Config
 from icons.config_file import dump_config
+from icons.data.sets import data_digest
 from icons.errors import UserError
 from icons.progress import say
 from icons.stages.report.inputs import Inputs, read_inputs
@@ -77,7 +78,7 @@ def _fingerprint(config: Config, folder: RunFolder, names: list[str]) -> str:
         "config": dump_config(config),
         "names": names,
         "scores": read_scores_header(folder.scores),
-        "data": file_digest(config.train.data),
+        "data": data_digest(config.train.parts),
     }
     for path in _small_files(config, folder, names):
         read[str(path.relative_to(folder.root))] = file_digest(path) if path.is_file() else None
@@ -155,7 +156,7 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
     return {
         "focus": m.focus,
         "tasks": m.tasks,
-        "lead": lead(m, config.train.data.name),
+        "lead": lead(m, Path(config.train.title).name),
         "facts": facts(m),
         "kinds": inputs.kinds,
         "samples": inputs.samples,

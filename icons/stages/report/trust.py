@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from icons.config import Config
+from icons.data.sets import data_digest
 from icons.errors import UserError
 from icons.evaluation.measures import Answers
 from icons.selection.influence import mean_direction
@@ -74,7 +75,7 @@ def stored_answers(config: Config) -> dict[str, dict[str, Answers]]:
     """What `icons evaluate` has asked: of every model that is still the one that answered, all evaluation tasks."""
     folder, tasks = RunFolder(config.output_dir), evaluation_tasks(config)
     results: dict[str, dict[str, Answers]] = {}
-    data = {task.name: file_digest(task.data)[:16] for task in tasks if folder.evaluations.is_dir()}
+    data = {task.name: data_digest(task.parts)[:16] for task in tasks if folder.evaluations.is_dir()}
     for name in (BASE, WARMUP, *trained_names(config)):
         final = folder.adapter("final", config.model.adapter) if name == WARMUP else folder.finetune(name) / "final"
         path = final / ADAPTER

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from icons.config import Config
-from icons.data.records import Records, chunk_range, open_records
+from icons.data.records import Records, chunk_range
+from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.store.fingerprint import Fingerprint
 from icons.store.layout import RunFolder
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def open_training_data(config: Config) -> Records:
     """The training records; a UserError when there are fewer of them than chunks."""
-    records = open_records(config.train.data)
+    records = open_records(config.train.parts)
     if config.train.num_chunks > len(records):
         raise UserError(
             f"train.num_chunks {config.train.num_chunks} exceeds the {len(records)} records of {records.path}"
@@ -71,4 +72,4 @@ def compute_chunk(
     with only_one_process(RunFolder(config.output_dir).chunk(extractor.checkpoint, chunk, config.train.num_chunks)):
         writer = chunk_writer(config, extractor.checkpoint, chunk, records, fingerprint)
         start, stop = writer.manifest.start, writer.manifest.stop
-        collect(extractor, DataRange(records, config.train.images, start, stop, title), writer)
+        collect(extractor, DataRange(records, start, stop, title), writer)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,10 +31,9 @@ from icons.store.rows import Manifest, RowWriter
 
 @dataclass(frozen=True)
 class DataRange:
-    """Rows [start, stop) of an opened data file."""
+    """Rows [start, stop) of an opened data set."""
 
     records: Records
-    images: Path | None
     start: int
     stop: int
     title: str
@@ -64,7 +62,7 @@ def collect(extractor: Extractor, data: DataRange, writer: RowWriter) -> Manifes
 
 
 def _compute_shards(extractor: Extractor, data: DataRange, writer: RowWriter, advance: Callable[[int], None]) -> None:
-    source = DataSource(data.records, data.images, extractor.model.inputs)
+    source = DataSource(data.records, extractor.model.inputs)
     windows = list(writer.windows(extractor.config.gradients.shard_rows))
     written: Future[None] | None = None
     with ThreadPoolExecutor(1) as background, ThreadPoolExecutor(1) as ahead:

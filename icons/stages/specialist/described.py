@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from icons.config import Config, ModelConfig
+from icons.config_data import DataSection
+from icons.data.sets import data_digest
 from icons.errors import UserError
 from icons.models.foreign import require_plain_folder
 from icons.store.files import read_sealed
@@ -38,10 +40,10 @@ def described(config: Config) -> Fingerprint:
         "checkpoints": ",".join(map(str, config.gradients.checkpoints)),
         "checkpoint_weights": None if weights is None else ",".join(map(repr, weights)),
     }
-    files = {"data": config.train.data} | {f"task {task.name}": task.data for task in config.tasks}
-    for name, path in files.items():
-        if path.is_file():
-            fields[name] = file_digest(path)[:16]
+    files: dict[str, DataSection] = {"data": config.train} | {f"task {task.name}": task for task in config.tasks}
+    for name, section in files.items():
+        if all(part.path.exists() for part in section.parts):
+            fields[name] = data_digest(section.parts)[:16]
     for checkpoint in config.gradients.checkpoints:
         if adapter := adapter_digest(config, checkpoint):
             fields[f"adapter {checkpoint}"] = adapter

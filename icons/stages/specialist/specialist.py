@@ -13,7 +13,8 @@ import numpy as np
 
 from icons.config import Config
 from icons.cores import cores, torch_on_one_thread
-from icons.data.records import Records, open_records
+from icons.data.records import Records
+from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.progress import Progress, say
 from icons.stages.specialist.checkpoints import checkpoint_weights
@@ -112,8 +113,8 @@ def _require_fit(config: Config, indices: list[Index]) -> None:
     ranges = [[(shard.start, shard.stop) for shard in index.shards] for index in indices]
     if any(other != ranges[0] for other in ranges):
         raise UserError("the checkpoints' rows lie in different shards; compute them with one gradients.shard_rows")
-    folder, records = RunFolder(config.output_dir), open_records(config.train.data)
-    tasks = {task.name: open_records(task.data) for task in config.tasks}
+    folder, records = RunFolder(config.output_dir), open_records(config.train.parts)
+    tasks = {task.name: open_records(task.parts) for task in config.tasks}
     for checkpoint, index in zip(config.gradients.checkpoints, indices, strict=True):
         features = feature_fingerprint(config, checkpoint)
         for name, validation in tasks.items():

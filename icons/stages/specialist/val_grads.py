@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from icons.config import Config
-from icons.data.records import open_records
+from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.progress import say
 from icons.stages.specialist.chunks import refuse_skipped
@@ -19,7 +19,7 @@ def val_grads(config: Config, task: str | None = None) -> None:
     from icons.stages.specialist.extractor import Extractor
 
     tasks = config.tasks if task is None else [config.task(task)]
-    opened = {section.name: open_records(section.data) for section in tasks}
+    opened = {section.name: open_records(section.parts) for section in tasks}
     for checkpoint in config.gradients.checkpoints:
         features = feature_fingerprint(config, checkpoint)
         extractor = Extractor(config, checkpoint, "val", features)
@@ -30,7 +30,7 @@ def val_grads(config: Config, task: str | None = None) -> None:
             refuse_skipped(config, [writer])
             computed = not writer.manifest.complete
             if computed:
-                data = DataRange(records, section.images, 0, len(records), f"val-grads {section.name}")
+                data = DataRange(records, 0, len(records), f"val-grads {section.name}")
                 with only_one_process(folder):
                     writer = RowWriter(folder, 0, len(records), writer.manifest.fingerprint)
                     collect(extractor, data, writer)

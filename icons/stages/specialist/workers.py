@@ -18,7 +18,7 @@ from multiprocessing.context import SpawnProcess
 from typing import cast
 
 from icons.config import Config
-from icons.data.records import open_records
+from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.parent import end_with_the_parent
 from icons.progress import Progress, say
@@ -169,7 +169,7 @@ def _work(config: Config, checkpoint: int | str, fingerprint: Fingerprint, place
         try:
             if extractor is None:
                 model = config.model.model_copy(update={"device": place})
-                records = open_records(config.train.data)
+                records = open_records(config.train.parts)
                 require_unchanged(train_fingerprint(config, checkpoint, records), fingerprint)
                 extractor = Extractor(config.model_copy(update={"model": model}), checkpoint, "train", fingerprint)
             compute_chunk(extractor, chunk, records, fingerprint, quiet=True)

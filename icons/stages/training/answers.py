@@ -10,8 +10,8 @@ import torch
 
 from icons.config import Config, TaskConfig
 from icons.data.batches import Batch, load_batches, make_batch
-from icons.data.records import open_records
 from icons.data.samples import BadRecord, DataSource, Sample
+from icons.data.sets import open_records
 from icons.data.tokens import IGNORE
 from icons.errors import BadRecordError, UserError
 from icons.evaluation.measures import Answers
@@ -32,7 +32,7 @@ def answer_task(
 
     Raises BadRecordError for a bad record unless `on_bad_record: skip`, UserError when no record is usable.
     """
-    source = DataSource(open_records(task.data), task.images, model.inputs)
+    source = DataSource(open_records(task.parts), model.inputs)
     samples, bad = source.samples(range(len(source.records)))
     _refuse(config, bad)
     losses, right, tokens = (dict[int, float](), dict[int, int](), dict[int, int]())
@@ -47,7 +47,7 @@ def answer_task(
                 progress.advance(len(batch.rows))
             leave_if_asked()
     if not losses:
-        raise UserError(f"task {task.name}: no usable record in {task.data}" + (f"; {bad[0].reason}" if bad else ""))
+        raise UserError(f"task {task.name}: no usable record in {task.title}" + (f"; {bad[0].reason}" if bad else ""))
     rows = sorted(losses)
     if not np.isfinite(list(losses.values())).all():
         row = next(row for row in rows if not np.isfinite(losses[row]))

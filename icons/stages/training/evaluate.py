@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icons.config import Config, TaskConfig
-from icons.data.records import open_records
+from icons.data.sets import data_digest, open_records
 from icons.errors import UserError
 from icons.evaluation.measures import MEASURES, Answers, Interval, mean_over_tasks, measured
 from icons.parent import end_with_the_parent
@@ -134,7 +134,7 @@ def _answer_candidate(config: Config, candidate: Candidate, tasks: list[TaskConf
             begin, made_of = time.monotonic(), before[task.name]
             answers, bad = answer_task(config, model, task, f"{candidate.name} on {task.name}", generate=generate)
             if _fingerprint(config, candidate, task) != made_of:
-                raise UserError(f"{task.data} or the adapter changed while {candidate.name} was asked; run it again")
+                raise UserError(f"{task.title} or the adapter changed while {candidate.name} was asked; run it again")
             seconds = time.monotonic() - begin
             write_answers(candidate.folder, TaskAnswers(task.name, answers, made_of, bad, seconds))
 
@@ -166,8 +166,8 @@ def _fingerprint(config: Config, candidate: Candidate, task: TaskConfig) -> Fing
     return {
         "base_model": model_digest(model_folder(config.model.base)),
         "adapter": None if candidate.adapter is None else file_digest(candidate.adapter / ADAPTER)[:16],
-        "data": file_digest(task.data)[:16],
-        "num_rows": len(open_records(task.data)),
+        "data": data_digest(task.parts)[:16],
+        "num_rows": len(open_records(task.parts)),
         **input_settings(config.model),
     }
 

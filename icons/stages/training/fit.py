@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from icons.atomic import new_folder
 from icons.config import Config, TrainingConfig
-from icons.data.records import Records, open_records
+from icons.data.records import Records
+from icons.data.sets import data_digest, open_records
 from icons.errors import BadRecordError, UserError
 from icons.machine import this_machine
 from icons.progress import say
 from icons.stages.specialist.described import input_settings
 from icons.store.checkpoints import checkpoints, our_checkpoints
 from icons.store.files import read_sealed, write_sealed
-from icons.store.fingerprint import Fingerprint, file_digest, model_digest, require_same
+from icons.store.fingerprint import Fingerprint, model_digest, require_same
 from icons.store.lock import only_one_process
 from icons.store.whole import MARKER, damaged, mark_whole
 from icons.training.processes import Processes
@@ -101,7 +102,7 @@ def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
     manifest = read_sealed(marker, advice)
     if not {"complete", "steps", "processes", "bad_records", "fingerprint"} <= manifest.keys():
         raise UserError(f"{marker} is damaged (it lacks what a training's manifest holds); {advice}")
-    asked = _fingerprint(config, job, file_digest(config.train.data))
+    asked = _fingerprint(config, job, data_digest(config.train.parts))
     require_same(manifest["fingerprint"], asked, f"{job.folder} was begun with other inputs", advice)
     return manifest
 
@@ -139,10 +140,10 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
             advice = "go on with as many, or delete the folder"
             require_same(before, count, f"{job.folder} was begun with other inputs", advice)
         pick_device(config.model.device)
-        records = open_records(config.train.data)
+        records = open_records(config.train.parts)
         _require_the_same_file(config, job, records, begun)
         rows = job.rows(records)
-        source = DataSource(records, config.train.images, input_format(model_folder(config.model.base), config.model))
+        source = DataSource(records, input_format(model_folder(config.model.base), config.model))
         left_out = [BadRecord(**record) for record in begun["bad_records"]] if begun else []
         samples, bad = pack_samples(source, rows, {record.row for record in left_out}, title("records"))
         return source, samples, [*left_out, *bad]
@@ -188,12 +189,12 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
 
 def _require_one_file(config: Config, digests: set[str]) -> None:
     if len(digests) > 1:
-        raise UserError(f"{config.train.data}: the processes opened two different files; run again")
+        raise UserError(f"{config.train.title}: the processes opened two different files; run again")
 
 
 def _require_the_same_file(config: Config, job: Job, records: Records, begun: dict[str, Any] | None) -> None:
     if begun is not None and begun["fingerprint"]["data"] != records.sha256[:16]:
-        raise UserError(f"{config.train.data} was replaced by another file while {job.title} began; run again")
+        raise UserError(f"{config.train.title} was replaced by another file while {job.title} began; run again")
 
 
 def _pruning(config: Config, epochs: int) -> tuple[InfoBatch | None, int]:

@@ -51,7 +51,7 @@ def _rows(config: Config, num_rows: int) -> list[int]:
 
     if config.train.num_chunks > num_rows:
         raise UserError(
-            f"train.num_chunks {config.train.num_chunks} exceeds the {num_rows} records of {config.train.data}"
+            f"train.num_chunks {config.train.num_chunks} exceeds the {num_rows} records of {config.train.title}"
         )
     require_dim(config, lora_parameters(config.model))
     return random_part(num_rows, config.warmup.fraction, config.warmup.seed)

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from icons.config_file import load_config
-from icons.data.records import Records
 from icons.data.samples import DataSource
+from icons.data.sets import open_records
 from icons.models.adapters import adam_moments, attach_adapter
 from icons.models.loading import load_base
 from tests.conftest import Project
@@ -43,7 +43,7 @@ def full_gradients(project: Project, checkpoint: int | str = "final") -> dict[st
     model = attach_adapter(load_base(config.model), folder)
     found = {}
     for name, data in [("train", config.train), *((task.name, task) for task in config.tasks)]:
-        source = DataSource(Records(data.data), data.images, model.inputs)  # type: ignore[attr-defined]
+        source = DataSource(open_records(data.data, data.images), model.inputs)  # type: ignore[attr-defined]
         samples, _ = source.samples(range(len(source.records)))
         found[name], _ = sequential_gradients(model, source, samples)
     return found

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from icons.config_file import load_config
 from icons.data.batches import make_batch
-from icons.data.records import Records
+from icons.data.sets import open_records
 from icons.data.samples import DataSource
 from icons.stages.specialist.extractor import Extractor
 
@@ -31,7 +31,7 @@ def status(key):
 
 config = load_config(Path(sys.argv[1]))
 extractor = Extractor(config, "final", "train", {})
-source = DataSource(Records(config.train.data), config.train.images, extractor.model.inputs)
+source = DataSource(open_records(config.train.data, config.train.images), extractor.model.inputs)
 samples, _ = source.samples(range(len(source.records)))
 list(extractor.rows(make_batch(samples[:2], source.inputs)[0]))
 batch, _ = make_batch(samples, source.inputs)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from icons.data.records import open_records
+from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.store.rows import read_manifest
 from tests.conftest import Project
@@ -144,7 +144,7 @@ def test_records_opened_again_are_of_the_same_file(tmp_path: Path) -> None:
 
 def test_a_damaged_header_of_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every byte of the index in turn, as far as its metadata goes: the digest that it gives is always the file's."""
-    monkeypatch.setattr("icons.data.records.SMALL", 0)
+    monkeypatch.setattr("icons.data.json_records.SMALL", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"id": number} for number in range(50)]))

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from icons.config import ModelConfig
-from icons.data.records import Records
 from icons.data.samples import DataSource, Sample
+from icons.data.sets import open_records
 from icons.models.adapters import attach_fresh_lora
 from icons.models.loading import load_base
 from icons.store.files import read_sealed, read_tensors, write_sealed
@@ -211,7 +211,7 @@ def tiny(drawn: Path, tiny_model: Path) -> tuple[Any, TrainingSamples]:
     for name, parameter in model.peft.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    source = DataSource(Records(drawn / "data" / "train.json"), drawn / "data" / "images", model.inputs)
+    source = DataSource(open_records(drawn / "data" / "train.json", drawn / "data" / "images"), model.inputs)
     samples, bad = pack_samples(source, range(40, 60), set(), "")
     assert not bad
     assert len({bool(sample.images) for sample in samples}) == 2
@@ -350,7 +350,7 @@ def test_what_is_reported_is_what_was_trained_on(tuning: Project, monkeypatch: p
         assert line["sample_passes"]["done"] == sum(map(len, batches[: line["step"]]))
 
     one = load_base(ModelConfig(base=tuning.raw["model"]["base"], dtype="float32", device="cpu"))
-    source = DataSource(Records(tuning.root / "data" / "train.json"), tuning.root / "data" / "images", one.inputs)
+    source = DataSource(open_records(tuning.root / "data" / "train.json", tuning.root / "data" / "images"), one.inputs)
     for position in (0, 20, 44):
         (sample,), _ = source.samples([rows[position]])
         batch = collate(TrainingSamples(source, [sample]), [sample])

@@ -1,0 +1,124 @@
+"""Row groups of Parquet files, read one at a time; a process keeps the newest of them, up to a number of bytes.
+
+Parquet is compressed by row group and column: one image cannot be read without those around it. What was read is kept
+for the next rows, which mostly lie in the same groups.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icons.data.index import SMALL, open_offsets
+from icons.data.open_file import OpenFile
+from icons.errors import BadRecordError, UserError
+from icons.plain import in_line
+
+KEPT_BYTES = 256 << 20
+"""Of row groups that a process keeps; one that is larger is kept alone."""
+KEPT_FILES = 64
+"""Open files of a process."""
+
+State = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """A Parquet file as it was when it was opened: its size, modification time (ns) and inode."""
+
+    path: Path
+    state: State
+
+    def columns(self, group: int, names: tuple[str, ...]) -> Any:
+        """A pyarrow Table of these columns (or leaves, by their dotted path) of a row group.
+
+        Raises BadRecordError, which names file and row group, for a damaged one, UserError for another file.
+        """
+        key = (self, group, names)
+        with _KEPT.lock:
+            table = _KEPT.tables.pop(key, None)
+            if table is None:
+                table = self._read(group, names)
+            _KEPT.keep(key, table)
+        if isinstance(table, str):
+            raise BadRecordError(table)
+        return table
+
+    def require_unchanged(self) -> None:
+        """Raises UserError when another file has its name by now, or something was written into it."""
+        if state_of(self.path) != self.state:
+            raise UserError(f"{self.path}: changed while it was read; run again when it is complete")
+
+    def _read(self, group: int, names: tuple[str, ...]) -> Any:
+        file = _KEPT.files.pop(self, None) or self._opened()
+        _KEPT.files[self] = file
+        while len(_KEPT.files) > KEPT_FILES:
+            _KEPT.files.popitem(last=False)[1].close()
+        try:
+            return file.read_row_group(group, columns=list(names), use_threads=False)
+        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are kinds of these
+            return f"{self.path}: row group {group} cannot be read ({in_line(error, 200)})"
+
+    def _opened(self) -> Any:
+        import pyarrow.parquet as pq
+
+        self.require_unchanged()
+        try:
+            return pq.ParquetFile(self.path, page_checksum_verification=True, pre_buffer=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path}: cannot be read as Parquet ({in_line(error, 200)})") from None
+
+
+def open_parquet(path: Path) -> tuple[ParquetFile, Any, str]:
+    """The file, its footer (pyarrow's FileMetaData with `schema`) and its SHA-256; UserError when it is no Parquet."""
+    try:
+        file = OpenFile.at(path)
+        before = state_of(path)
+        sha256 = file.sha256() if file.stat().st_size <= SMALL else open_offsets(path, file, "whole").sha256
+        opened = ParquetFile(path, before)
+        if file.state() != before[:2]:
+            raise UserError(f"{path}: changed while it was read; run again when it is complete")
+        footer = opened._opened()
+        metadata = footer.metadata, footer.schema_arrow
+        footer.close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return opened, metadata, sha256
+
+
+def state_of(path: Path) -> State:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+class _Kept:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.tables: OrderedDict[Any, Any] = OrderedDict()  # a str is why the group cannot be read
+        self.files: OrderedDict[ParquetFile, Any] = OrderedDict()
+
+    def keep(self, key: Any, table: Any) -> None:
+        self.tables[key] = table
+        total = sum(_size(each) for each in self.tables.values())
+        while total > KEPT_BYTES and len(self.tables) > 1:
+            total -= _size(self.tables.popitem(last=False)[1])
+
+
+def _size(table: Any) -> int:
+    return 0 if isinstance(table, str) else int(table.nbytes)
+
+
+_KEPT = _Kept()
+
+
+def _start_anew() -> None:
+    """In a forked process: the parent's lock may be held, and its tables are its own."""
+    global _KEPT
+    _KEPT = _Kept()
+
+
+os.register_at_fork(after_in_child=_start_anew)

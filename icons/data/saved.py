@@ -1,0 +1,159 @@
+"""Records of a Hugging Face dataset: one saved to disk (`save_to_disk`), or one of the Hub by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icons.data.images import StoredImage
+from icons.data.index import SMALL, open_offsets
+from icons.data.open_file import OpenFile
+from icons.data.records import Part, part_digest
+from icons.data.row_groups import State, state_of
+from icons.data.tables import TableRecords, columns_of, file_origin, image_of
+from icons.errors import UserError
+from icons.plain import in_line
+
+HUB = "hf:"
+"""How the id of a dataset begins: hf://owner/name, hf://owner/name/subset."""
+
+
+@dataclass(frozen=True)
+class SavedImage(StoredImage):
+    """An image of a saved dataset."""
+
+    records: SavedRecords
+    row: int
+    position: int
+
+    def content(self) -> bytes | Path:
+        columns = self.records.columns
+        cell = self.records.cell(self.row, str(columns.image))
+        return image_of(cell, columns, self.position, self.records.part.images, str(self))
+
+    def __str__(self) -> str:
+        return f"{self.position} of row {self.row} in {self.records.path}"
+
+
+class SavedRecords(TableRecords):
+    """Raises UserError when there is no such dataset, or several splits and `split` does not say which."""
+
+    def __init__(self, part: Part, expected: str | None = None) -> None:
+        self.part, self.path = part, part.path
+        of_hub = is_hub_id(part.path)
+        self.container = "dataset of the Hub" if of_hub else "dataset on disk"
+        with _readable(self.path):
+            dataset = _of_hub(part) if of_hub else _of_disk(part)
+        # As Arrow, since otherwise every look at a row decodes its images.
+        self._dataset = dataset.with_format("arrow")
+        if len(dataset) == 0:
+            raise UserError(f"{self.path}: holds no records")
+        self.columns = columns_of(dataset.data.schema, self.path)
+        self._words = self._dataset.select_columns(list(self.columns.text))
+        files = [Path(file["filename"]) for file in dataset.cache_files]
+        self._states: dict[Path, State] = {path: state_of(path) for path in files}
+        self.sha256 = part_digest([_sha256(path) for path in files], part)
+        self.require_unchanged()
+        if expected not in (None, self.sha256):
+            raise UserError(f"{self.path}: was replaced by another dataset while it was in use; run again")
+        self.form = self._recognised()
+
+    def __reduce__(self) -> tuple[type[SavedRecords], tuple[Part, str]]:
+        return SavedRecords, (self.part, self.sha256)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SavedRecords) and (self.part, self.sha256) == (other.part, other.sha256)
+
+    def __hash__(self) -> int:
+        return hash((self.part, self.sha256))
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def require_unchanged(self) -> None:
+        for path, state in self._states.items():
+            if not path.is_file() or state_of(path) != state:
+                raise UserError(f"{path}: changed while it was read; run again when it is complete")
+
+    def cell(self, row: int, column: str) -> Any:
+        """The value of a column in a row, images as they are stored."""
+        return self._dataset[row].column(column)[0].as_py()
+
+    def _text(self, row: int) -> dict[str, Any]:
+        fields: list[dict[str, Any]] = self._words[row].to_pylist()
+        return fields[0]
+
+    def _paths(self, row: int) -> Sequence[str | None]:
+        cell = self.cell(row, str(self.columns.image))
+        values = [value for value in (cell if self.columns.listed else [cell]) or [] if value is not None]
+        return [value.get("path") if isinstance(value, dict) else None for value in values]
+
+    def _image(self, row: int, position: int) -> StoredImage:
+        return SavedImage(self, row, position)
+
+    def _origin(self, row: int) -> str:
+        return self.part.source or file_origin(self.path)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder is one that `save_to_disk` wrote."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def is_hub_id(path: Path) -> bool:
+    return path.parts[:1] == (HUB,)
+
+
+def _of_disk(part: Part) -> Any:
+    from datasets import DatasetDict, load_from_disk
+
+    loaded = load_from_disk(str(part.path), keep_in_memory=False)
+    if not isinstance(loaded, DatasetDict):
+        return loaded
+    return loaded[_one_split(part, list(loaded))]
+
+
+def _of_hub(part: Part) -> Any:
+    from datasets import get_dataset_split_names, load_dataset
+
+    name, subset = "/".join(part.path.parts[1:3]), "/".join(part.path.parts[3:]) or None
+    split = part.split or _one_split(part, get_dataset_split_names(name, subset))
+    return load_dataset(name, subset, split=split)
+
+
+def _one_split(part: Part, splits: Sequence[str]) -> str:
+    if part.split is not None and part.split in splits:
+        return part.split
+    if part.split is None and len(splits) == 1:
+        return splits[0]
+    what = "holds several splits; say which with split" if part.split is None else f"has no split {part.split!r}"
+    raise UserError(f"{part.path}: {what}: {', '.join(splits)}")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever `datasets` raises becomes one line."""
+    try:
+        import datasets
+
+        bars = datasets.utils.logging.is_progress_bar_enabled()
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if bars:
+                datasets.enable_progress_bars()
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path}: needs the package {error.name}; pip install 'icons[data]'") from None
+    except Exception as error:  # of many kinds: missing files, damaged ones, no network
+        raise UserError(f"{path}: cannot be read as a dataset ({in_line(error, 300)})") from None
+
+
+def _sha256(path: Path) -> str:
+    file = OpenFile.at(path)
+    return file.sha256() if file.stat().st_size <= SMALL else open_offsets(path, file, "whole").sha256
