@@ -179,8 +179,36 @@ def report(
 
 
 @app.command()
+def export(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.", show_default=False)],
+    selection: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A folder under selection/; default: the config's.")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="llava, sharegpt, messages, parquet or hf; default: as the input is."),
+    ] = None,
+    embed: Annotated[
+        bool | None, typer.Option("--embed/--paths", help="Images in the file (default), or as paths: parquet and hf.")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="All records, the selection as columns: weight, votes, value, scores.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Write the selected records for another trainer: LLaMA-Factory, ms-swift, TRL, LLaVA."""
+    require_new(out)
+    from icons.stages.export.export import export as stage
+
+    opened = open_config(config, overrides, write=False)
+    with stoppable():
+        stage(opened, out, selection, form, embed=embed, whole=whole)
+
+
+@app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="selected_indices.json, or LLaVA records.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="selected_indices.json, or records in any format.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The same of the other selection.")],
     data: Annotated[Path | None, typer.Option(help="The training data, or a config that names it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,

@@ -26,7 +26,7 @@ FLOORS = (
 )
 """From the top: a room imports from its own floor or from one below; `stages` has floors of its own."""
 
-STAGES = (("checks",), ("report",), ("generalist",), ("training",), ("specialist",))
+STAGES = (("checks",), ("report", "export"), ("generalist",), ("training",), ("specialist",))
 
 
 def imports() -> dict[str, set[str]]:

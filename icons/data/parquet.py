@@ -107,6 +107,24 @@ class ParquetRecords(TableRecords):
         inside = "" if group.file.path == self.path or self.first is not None else f" ({row} of all)"
         return f"{group.file.path} row {group.first + place}{inside}{self.of_all(row)}{called(record)}"
 
+    def copy_rows(self, rows: Sequence[int], path: Path) -> None:
+        """Writes these rows (ascending) to a new file, all columns as they are, the schema of the first file."""
+        import pyarrow.parquet as pq
+
+        by_group: dict[int, list[int]] = {}
+        for row in rows:
+            number = bisect_right(self._starts, row) - 1
+            by_group.setdefault(number, []).append(row - self._starts[number])
+        writer = None
+        for number, places in by_group.items():
+            group = self._groups[number]
+            table = group.file.columns(group.number, None).take(places)
+            if writer is None:
+                writer = pq.ParquetWriter(path, table.schema, write_page_checksum=True)
+            writer.write_table(table.cast(writer.schema), row_group_size=100)
+        if writer is not None:
+            writer.close()
+
     def _find(self, row: int) -> tuple[_Group, int]:
         """The group of a row, and its place in it."""
         group = self._groups[bisect_right(self._starts, row) - 1]

@@ -33,8 +33,8 @@ class ParquetFile:
     path: Path
     state: State
 
-    def columns(self, group: int, names: tuple[str, ...]) -> Any:
-        """A pyarrow Table of these columns (or leaves, by their dotted path) of a row group.
+    def columns(self, group: int, names: tuple[str, ...] | None) -> Any:
+        """A pyarrow Table of these columns (or leaves, by their dotted path) of a row group; None: all.
 
         Raises BadRecordError, which names file and row group, for a damaged one, UserError for another file.
         """
@@ -53,13 +53,13 @@ class ParquetFile:
         if state_of(self.path) != self.state:
             raise UserError(f"{self.path}: changed while it was read; run again when it is complete")
 
-    def _read(self, group: int, names: tuple[str, ...]) -> Any:
+    def _read(self, group: int, names: tuple[str, ...] | None) -> Any:
         file = _KEPT.files.pop(self, None) or self._opened()
         _KEPT.files[self] = file
         while len(_KEPT.files) > KEPT_FILES:
             _KEPT.files.popitem(last=False)[1].close()
         try:
-            return file.read_row_group(group, columns=list(names), use_threads=False)
+            return file.read_row_group(group, columns=None if names is None else list(names), use_threads=False)
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are kinds of these
             return f"{self.path}: row group {group} cannot be read ({in_line(error, 200)})"
 

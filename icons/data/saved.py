@@ -82,6 +82,11 @@ class SavedRecords(TableRecords):
         """The value of a column in a row, images as they are stored."""
         return self._dataset[row].column(column)[0].as_py()
 
+    def copy_rows(self, rows: Sequence[int], path: Path) -> None:
+        """Saves these rows to a new folder."""
+        with _readable(path):
+            self._dataset.select(list(rows)).with_format(None).save_to_disk(str(path))
+
     def _text(self, row: int) -> dict[str, Any]:
         fields: list[dict[str, Any]] = self._words[row].to_pylist()
         return fields[0]

@@ -15,7 +15,7 @@ from icons.store.fingerprint import file_digest
 from icons.store.layout import INDICES
 
 MOST_ROWS = 2**63
-RECORD_KEYS = {"id", "image", "images", "conversations", "messages"}
+RECORD_KEYS = {"id", "image", "images", "conversations", "messages", "texts", "instruction"}
 
 
 @dataclass(frozen=True)

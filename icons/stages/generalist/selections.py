@@ -20,7 +20,7 @@ from icons.errors import BadRecordError, UserError
 from icons.progress import Progress
 from icons.selection.compare import Int64
 from icons.store.files import Array, read_tensors
-from icons.store.indices import IndexFile, read_indices
+from icons.store.indices import RECORD_KEYS, IndexFile, read_indices
 from icons.store.layout import VOTES
 
 
@@ -62,6 +62,8 @@ def member(record: dict[str, Any]) -> Member:
 
 def read_selection(path: Path) -> Selection:
     """Raises UserError when the file is neither a list of row numbers nor records, or is not as icons wrote it."""
+    if path.is_dir():
+        return _of_records(path)
     try:
         file = OpenFile.at(path)
         head = file.read(0, 4096).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -72,6 +74,10 @@ def read_selection(path: Path) -> Selection:
     numbers = head.startswith(b"[") and (inside[:1].isdigit() or inside[:1] == b"-")
     if numbers or (head.startswith(b"{") and not _is_record(first)):
         return _index_file(read_indices(path))
+    return _of_records(path)
+
+
+def _of_records(path: Path) -> Selection:
     records = open_records(path)
     return Selection(path, members=[member(records[row]) for row in range(len(records))])
 
@@ -87,7 +93,7 @@ def _is_record(line: bytes) -> bool:
         record = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(record, dict) and bool(record.keys() & {"id", "image", "conversations"})
+    return isinstance(record, dict) and bool(record.keys() & RECORD_KEYS)
 
 
 def _index_file(index: IndexFile) -> Selection:

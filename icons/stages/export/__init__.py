@@ -1,0 +1,1 @@
+"""A selection, or the whole set with it as a column, for other programs."""
