@@ -189,9 +189,9 @@ def export(
         str | None,
         typer.Option("--format", help="llava, sharegpt, messages, parquet or hf; default: as the input is."),
     ] = None,
-    embed: Annotated[
-        bool | None, typer.Option("--embed/--paths", help="Images in the file (default), or as paths: parquet and hf.")
-    ] = None,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Of parquet and hf: images as absolute paths, not in the file.")
+    ] = False,
     whole: Annotated[
         bool, typer.Option("--whole", help="All records, the selection as columns: weight, votes, value, scores.")
     ] = False,
@@ -203,7 +203,7 @@ def export(
 
     opened = open_config(config, overrides, write=False)
     with stoppable():
-        stage(opened, out, selection, form, embed=embed, whole=whole)
+        stage(opened, out, selection, form, paths=paths, whole=whole)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from icons.config import Config, TaskConfig
 from icons.config_data import DataSection, PartConfig
-from icons.data.saved import is_hub_id
+from icons.data.records import is_hub_id
 from icons.errors import UserError
 from icons.mixture_file import is_mixture_file, read_mixture
 from icons.plain import quoted

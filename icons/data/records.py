@@ -8,10 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from icons.data.images import ImageSource
 from icons.plain import quoted
+
+if TYPE_CHECKING:  # the config imports this file, and --help starts without NumPy and Pillow
+    from icons.data.images import ImageSource
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ class Records(ABC):
     def of_all(self, row: int) -> str:
         """` (812 of all)`: the row's number in the set that these records are a part of."""
         return "" if self.first is None else f" ({self.first + row} of all)"
+
+
+HUB = "hf:"
+"""How the id of a dataset begins: hf://owner/name, hf://owner/name/subset."""
+
+
+def is_hub_id(path: Path) -> bool:
+    """Whether a path of the config is no path but the id of a dataset of the Hub."""
+    return path.parts[:1] == (HUB,)
 
 
 def part_digest(files: Sequence[str], part: Part) -> str:

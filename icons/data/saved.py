@@ -11,14 +11,11 @@ from typing import Any
 from icons.data.images import StoredImage
 from icons.data.index import SMALL, open_offsets
 from icons.data.open_file import OpenFile
-from icons.data.records import Part, part_digest
+from icons.data.records import Part, is_hub_id, part_digest
 from icons.data.row_groups import State, state_of
 from icons.data.tables import TableRecords, columns_of, file_origin, image_of
 from icons.errors import UserError
 from icons.plain import in_line
-
-HUB = "hf:"
-"""How the id of a dataset begins: hf://owner/name, hf://owner/name/subset."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +103,6 @@ class SavedRecords(TableRecords):
 def is_saved(path: Path) -> bool:
     """Whether a folder is one that `save_to_disk` wrote."""
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-
-
-def is_hub_id(path: Path) -> bool:
-    return path.parts[:1] == (HUB,)
 
 
 def _of_disk(part: Part) -> Any:

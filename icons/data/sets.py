@@ -10,8 +10,8 @@ from icons.data.json_records import JsonRecords
 from icons.data.mixture import Mixture
 from icons.data.open_file import OpenFile
 from icons.data.parquet import ParquetRecords
-from icons.data.records import Part, Records, files_digest, part_digest
-from icons.data.saved import SavedRecords, is_hub_id, is_saved
+from icons.data.records import Part, Records, files_digest, is_hub_id, part_digest
+from icons.data.saved import SavedRecords, is_saved
 from icons.errors import UserError
 
 Data = Path | Sequence[Part]

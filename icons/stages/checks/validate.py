@@ -14,8 +14,8 @@ from icons.config_file import missing_files
 from icons.data.batches import with_readable_images
 from icons.data.formats import InputFormat
 from icons.data.images import is_deep
+from icons.data.records import is_hub_id
 from icons.data.samples import DataSource
-from icons.data.saved import is_hub_id
 from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, require_fit

@@ -30,11 +30,12 @@ JSON_FORMS: dict[str, tuple[str, Form]] = {
 FORMATS = (*JSON_FORMS, "parquet", "hf")
 
 
-def export(config: Config, out: Path, name: str | None, form: str | None, *, embed: bool | None, whole: bool) -> None:
+def export(config: Config, out: Path, name: str | None, form: str | None, *, paths: bool, whole: bool) -> None:
     """Writes a new folder `out`: the data, LLaMA-Factory's dataset_info.json, a README.md with programs' commands.
 
     `form` is one of FORMATS; None keeps the input's own. `whole` writes every valid record with the columns weight (1:
-    selected), votes, value and scores. `embed` puts images into the file; None: in Parquet and datasets.
+    selected), votes, value and scores. `paths` leaves
+    images out of Parquet and datasets.
 
     Raises UserError when the selection is missing, damaged or of other data, or cannot be written in that form.
     """
@@ -42,7 +43,7 @@ def export(config: Config, out: Path, name: str | None, form: str | None, *, emb
     records = open_records(config.train.parts)
     if records.sha256[:16] != selection.head["data"]:
         raise UserError(f"{config.train.title} is not the data that {selection.name} was selected from")
-    _require_possible(form, embed=embed, whole=whole)
+    _require_possible(form, paths=paths, whole=whole)
     scores = _scores(config, selection) if whole else None
     kept = selection.selected if scores is None else scores.valid
     rows = np.flatnonzero(kept).tolist()
@@ -58,7 +59,7 @@ def export(config: Config, out: Path, name: str | None, form: str | None, *, emb
             (write_json if file.endswith(".json") else write_lines)(folder / file, job.written(shape, place))
         else:
             columns = scores.columns if scores else []
-            made = job.written(written.messages_of_parts, _embedded if embed is not False else _absolute)
+            made = job.written(written.messages_of_parts, _absolute if paths else _embedded)
             file = "train-*.parquet" if form == "parquet" else "dataset"
             if form == "parquet":
                 write_parquet(folder, made, columns)
@@ -68,13 +69,13 @@ def export(config: Config, out: Path, name: str | None, form: str | None, *, emb
     _tell(job.noticed, out, form, len(kept) - len(rows) if whole else 0)
 
 
-def _require_possible(form: str | None, *, embed: bool | None, whole: bool) -> None:
+def _require_possible(form: str | None, *, paths: bool, whole: bool) -> None:
     if form is not None and form not in FORMATS:
         raise UserError(f"--format {form}: expected one of {', '.join(FORMATS)}")
     if whole and form is None:
         raise UserError("--whole adds columns to the records; say in which form with --format, for example parquet")
-    if embed is not None and form not in ("parquet", "hf"):
-        raise UserError("--embed and --paths are for --format parquet and hf; in JSON images are paths")
+    if paths and form not in ("parquet", "hf"):
+        raise UserError("--paths is for --format parquet and hf; in JSON images are paths anyway")
     if form in ("parquet", "hf"):
         try:
             import datasets  # noqa: F401
