@@ -133,3 +133,9 @@ def test_a_kill_before_a_write_and_a_damage(tmp_path: Path) -> None:
     run(BENCHMARKS / "faults.py", *options)
     found = json.loads((tmp_path / "f.json").read_text())["results"]
     assert found["writes"]["kills"] == found["damages"]["damages"] == 1
+
+
+def test_parquet_beside_a_folder(tmp_path: Path) -> None:
+    run(BENCHMARKS / "parquet.py", "--rows", 250, "--side", 64, "--count", 20, "--json", tmp_path / "p.json")
+    found = json.loads((tmp_path / "p.json").read_text())["results"]
+    assert sum(key.startswith("Parquet, ") for key in found) == 3
