@@ -67,7 +67,7 @@ def open_offsets(path: Path, file: OpenFile, kind: Kind) -> StoredOffsets:
     """
     facts, places = {**_facts(file), "kind": kind}, _places(path)
     for place in places:
-        if stored := _read(place, facts):
+        if (stored := _read(place, facts)) is not None:
             return stored
     for place in places:
         try:
@@ -85,7 +85,7 @@ def known_sha256(path: Path) -> str | None:
     if not places:
         return None
     facts = _facts(OpenFile.at(path))
-    stored = next(filter(None, (_read(place, facts) for place in places)), None)
+    stored = next((found for place in places if (found := _read(place, facts)) is not None), None)
     return stored.sha256 if stored else None
 
 
@@ -143,9 +143,9 @@ def _build_once(place: Path, path: Path, file: OpenFile, kind: Kind, facts: Fact
         last = time.monotonic() + 60 + int(facts["size"]) / 20e6
         while not _locked(lock) and time.monotonic() < last:
             time.sleep(0.2)
-            if stored := _read(place, facts):
+            if (stored := _read(place, facts)) is not None:
                 return stored
-        if stored := _read(place, facts):
+        if (stored := _read(place, facts)) is not None:
             return stored
         _let_the_clock_move(file)
         with tempfile.TemporaryFile(dir=place.parent) as spool:
@@ -153,7 +153,7 @@ def _build_once(place: Path, path: Path, file: OpenFile, kind: Kind, facts: Fact
             offsets = OpenFile(os.dup(spool.fileno()))
             metadata = {**facts, "sha256": sha256, "crc32": checksum}
             write_parts(place, _safetensors({**metadata, "seal": _seal(metadata)}, count, offsets))
-    if stored := _read(place, facts):
+    if (stored := _read(place, facts)) is not None:
         return stored
     raise OSError(errno.EIO, "an index does not read back as it was written", str(place))
 

@@ -79,12 +79,12 @@ class Records(ABC):
 
 
 HUB = "hf:"
-"""How the id of a dataset begins: hf://owner/name, hf://owner/name/subset."""
+"""How the id of a dataset begins: hf:owner/name, hf:owner/name/subset."""
 
 
 def is_hub_id(path: Path) -> bool:
     """Whether a path of the config is no path but the id of a dataset of the Hub."""
-    return path.parts[:1] == (HUB,)
+    return str(path).startswith(HUB)
 
 
 def part_digest(files: Sequence[str], part: Part) -> str:

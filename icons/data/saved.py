@@ -11,7 +11,7 @@ from typing import Any
 from icons.data.images import StoredImage
 from icons.data.index import SMALL, open_offsets
 from icons.data.open_file import OpenFile
-from icons.data.records import Part, is_hub_id, part_digest
+from icons.data.records import HUB, Part, is_hub_id, part_digest
 from icons.data.row_groups import State, state_of
 from icons.data.tables import TableRecords, columns_of, file_origin, image_of
 from icons.errors import UserError
@@ -117,7 +117,8 @@ def _of_disk(part: Part) -> Any:
 def _of_hub(part: Part) -> Any:
     from datasets import get_dataset_split_names, load_dataset
 
-    name, subset = "/".join(part.path.parts[1:3]), "/".join(part.path.parts[3:]) or None
+    words = str(part.path).removeprefix(HUB).strip("/").split("/")
+    name, subset = "/".join(words[:2]), "/".join(words[2:]) or None
     split = part.split or _one_split(part, get_dataset_split_names(name, subset))
     return load_dataset(name, subset, split=split)
 

@@ -224,3 +224,23 @@ def write_config(root: Path, data: Path, model: Path) -> Path:
     }  # fmt: skip
     (root / "config.yaml").write_text(json.dumps(config))
     return root / "config.yaml"
+
+
+def test_a_large_parquet_file_is_digested_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icons.data.row_groups.SMALL", 0)
+    path = as_parquet(tmp_path / "data", [{"id": "a" * 4000, "conversations": [HUMAN, GPT]}] * 5)
+    first = open_records(path)
+    assert (tmp_path / ".icons-cache" / "data.parquet.safetensors").is_file()
+    monkeypatch.setattr("icons.data.index._scan", lambda *_: pytest.fail("read again"))
+    assert open_records(path).sha256 == first.sha256 == data_digest(path)
+
+
+def test_without_a_network_the_hub_is_one_line(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    config = write_config(tmp_path, Path("hf:owner/name/subset"), tiny_model)
+    outcome = icons("validate", config)
+    assert outcome.code == 2
+    assert "hf:owner/name/subset: cannot be read as a dataset (" in outcome.out
