@@ -48,7 +48,7 @@ if what == "shard":
     rows = range(middle, min(middle + count, len(records)))
 else:
     rng = Random(0)
-    rows = [rng.randrange(len(records)) for _ in range(count)]
+    rows = sorted(rng.sample(range(len(records)), min(count, len(records))))
 begin = time.perf_counter()
 samples, bad = source.samples(rows)
 assert not bad

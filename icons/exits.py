@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from icons.errors import UserError
 from icons.plain import for_terminal
+from icons.progress import note
 from icons.stop import EXIT_BY_HAND, Stopped
 
 _USERS_OS_ERRORS = {
@@ -36,11 +37,12 @@ def exit_codes() -> Iterator[None]:
         _exit(str(error))
     except Stopped as stop:
         sys.stdout.flush()
+        note(str(stop))
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         sys.stdout.flush()
-        print("stopped by Ctrl-C", file=sys.stderr)
+        print(Stopped("SIGINT"), file=sys.stderr)
         sys.exit(EXIT_BY_HAND)
     except OSError as error:
         if error.errno not in _USERS_OS_ERRORS:
@@ -55,5 +57,6 @@ def exit_codes() -> Iterator[None]:
 
 def _exit(message: str) -> NoReturn:
     sys.stdout.flush()
+    note("\n".join(f"error: {line}" for line in message.split("\n") if line))
     print("\n".join(f"error: {for_terminal(line)}" for line in message.split("\n") if line), file=sys.stderr)
     sys.exit(2)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -23,7 +25,7 @@ class Progress:
         self._last_line = self._start
         self._bar = (
             tqdm(desc=in_line(title), total=total, initial=done, unit=f" {unit}", dynamic_ncols=True)
-            if title and sys.stderr.isatty()
+            if title and sys.stderr.isatty() and not _voice.quiet
             else None
         )
 
@@ -33,7 +35,9 @@ class Progress:
             self._bar.update(count)
         elif self._title and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            print(for_terminal(self._line()), file=sys.stderr, flush=True)
+            note(self._line())
+            if not _voice.quiet:
+                print(for_terminal(self._line()), file=sys.stderr, flush=True)
 
     def expect(self, total: int) -> None:
         """The total, where it is found out on the way."""
@@ -56,9 +60,43 @@ class Progress:
             self._bar.close()
 
 
+class _Voice:
+    """What the person asked to hear, and where every line is kept as well."""
+
+    quiet = False
+    log: IO[str] | None = None
+
+
+_voice = _Voice()
+
+
+def only_errors(quiet: bool = True) -> None:
+    """From now on nothing is said but errors; a command whose answer is what it says turns that off again."""
+    _voice.quiet = quiet
+
+
+def log_to(path: Path, command: Sequence[str]) -> None:
+    """From now on every line also stands at the end of a file, with date and time; `command` is the first of them.
+
+    Raises OSError when the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _voice.log = path.open("a", encoding="utf-8", buffering=1)
+    note(" ".join(command))
+
+
+def note(text: str) -> None:
+    """Into the log alone, if there is one."""
+    if _voice.log is not None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        _voice.log.writelines(f"{stamp} {line}\n" for line in for_terminal(text).split("\n"))
+
+
 def say(message: str) -> None:
     """One line for the person: results to standard output, at once; nothing in it commands the terminal."""
-    print(for_terminal(message), flush=True)
+    note(message)
+    if not _voice.quiet:
+        print(for_terminal(message), flush=True)
 
 
 def say_json(value: Any, indent: int | None = 1) -> None:

@@ -40,10 +40,12 @@ class ParquetFile:
         """
         key = (self, group, names)
         with _KEPT.lock:
-            table = _KEPT.tables.pop(key, None)
+            table = _KEPT.tables.get(key)
             if table is None:
                 table = self._read(group, names)
-            _KEPT.keep(key, table)
+                _KEPT.keep(key, table)
+            else:
+                _KEPT.tables.move_to_end(key)
         if isinstance(table, str):
             raise BadRecordError(table)
         return table
@@ -100,12 +102,13 @@ class _Kept:
         self.lock = threading.Lock()
         self.tables: OrderedDict[Any, Any] = OrderedDict()  # a str is why the group cannot be read
         self.files: OrderedDict[ParquetFile, Any] = OrderedDict()
+        self.bytes = 0
 
     def keep(self, key: Any, table: Any) -> None:
         self.tables[key] = table
-        total = sum(_size(each) for each in self.tables.values())
-        while total > KEPT_BYTES and len(self.tables) > 1:
-            total -= _size(self.tables.popitem(last=False)[1])
+        self.bytes += _size(table)
+        while self.bytes > KEPT_BYTES and len(self.tables) > 1:
+            self.bytes -= _size(self.tables.popitem(last=False)[1])
 
 
 def _size(table: Any) -> int:

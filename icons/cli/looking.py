@@ -1,0 +1,82 @@
+"""The commands that look, and change nothing of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from icons.cli.program import LOOK, ConfigFile, Overrides, app
+from icons.config import Config
+from icons.config_file import load_config
+from icons.opening import open_config, run_stage
+
+
+@app.command(rich_help_panel=LOOK)
+def validate(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Read everything that a run will need, without a GPU, and list all problems."""
+    opened = load_config(config, overrides or [])
+    from icons.stages.checks.validate import validate as stage
+
+    stage(opened)
+
+
+@app.command(rich_help_panel=LOOK)
+def inspect(
+    config: ConfigFile,
+    row: Annotated[int, typer.Option(help="Row in the data file, counted from 0.", show_default=False)],
+    task: Annotated[str | None, typer.Option(help="A task's file instead of the training file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Ids, labels and image size as JSON.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Show one record as the model sees it: text, ids, labels, image size, what is masked."""
+    opened = open_config(config, overrides, write=False)
+    from icons.stages.checks.inspect import inspect_record
+
+    inspect_record(opened, row, task, as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def status(
+    config: ConfigFile,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every ten seconds until all is done.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Show what is done, running, failed and missing, stage by stage."""
+    from icons.stages.checks.status_table import print_status
+
+    print_status(load_config(config, overrides or []), as_json=as_json, watch=watch)
+
+
+@app.command(rich_help_panel=LOOK)
+def report(
+    config: ConfigFile,
+    selection: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="This selection, and those to compare with it. Repeatable; default: all."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write one page that shows what was selected, why, and how it was made."""
+
+    def stage(opened: Config) -> None:
+        from icons.stages.report.report import report
+
+        report(opened, selection)
+
+    run_stage(config, overrides, stage)
+
+
+@app.command(rich_help_panel=LOOK)
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="selected_indices.json, or records in any format.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The same of the other selection.")],
+    data: Annotated[Path | None, typer.Option(help="The training data, or a config that names it.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show how far two selections agree, over all and by source and votes."""
+    from icons.stages.generalist.compare import compare as stage
+
+    stage(a, b, data, as_json)
