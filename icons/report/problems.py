@@ -23,8 +23,8 @@ class Problem:
     examples: list[str]
 
 
-def by_kind(reasons: Iterable[str]) -> list[Problem]:
-    """The most frequent kind first. A kind is a reason without its place, its names and its numbers."""
+def by_kind(reasons: Iterable[str], most: int = _KINDS) -> list[Problem]:
+    """The most frequent kind first, those beyond `most` as one; a kind is a reason but for place, names and numbers."""
     kinds: dict[str, list[str]] = {}
     counts: dict[str, int] = {}
     for reason in reasons:
@@ -35,8 +35,8 @@ def by_kind(reasons: Iterable[str]) -> list[Problem]:
             examples.append(plain(reason, _LENGTH))
     problems = [Problem(kind, counts[kind], examples) for kind, examples in kinds.items()]
     problems.sort(key=lambda problem: (-problem.count, problem.kind))
-    rest = problems[_KINDS:]
+    rest = problems[most:]
     if not rest:
         return problems
     others = Problem(f"(of {len(rest)} other kinds)", sum(each.count for each in rest), rest[0].examples)
-    return [*problems[:_KINDS], others]
+    return [*problems[:most], others]

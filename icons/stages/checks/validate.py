@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 from safetensors import SafetensorError, safe_open
 
@@ -20,14 +21,19 @@ from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, require_fit
 from icons.models.formats import input_format
-from icons.models.loading import meta_model, model_folder
+from icons.models.loading import meta_model, model_folder, pick_device
 from icons.plain import in_line
 from icons.progress import Progress, say
+from icons.report.problems import by_kind
+from icons.stages.generalist.select import about_percent
 from icons.stages.specialist.fingerprints import require_dim
-from icons.store.files import read_json
+from icons.stages.training.warmup import about_steps
+from icons.store.files import read_json, write_bytes
 from icons.store.layout import RunFolder
 
 ROWS_AT_ONCE = 1024
+SHOWN = 3
+"""Problems of a kind that are printed."""
 
 
 def validate(config: Config) -> None:
@@ -48,11 +54,40 @@ def validate(config: Config) -> None:
     problems += _space_problems(config, sum(sizes))
     for warning in inputs.warnings if inputs is not None else ():
         say(f"note: {warning}")
-    for problem in problems:
-        say(problem)
+    for note in _notes(config, sizes[0]):
+        say(f"note: {note}")
     if problems:
-        raise UserError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found, listed above")
+        _list(problems, config.output_dir)
     say(f"validate: {sizes[0]} training and {sum(sizes[1:])} validation records, every image and the model: no problem")
+
+
+def _notes(config: Config, num_rows: int) -> list[str]:
+    """What is allowed and yet rarely meant."""
+    notes = [about_steps(config, num_rows) if num_rows else None, about_percent(config.selection.percent, num_rows)]
+    try:
+        pick_device(config.model.device)
+    except UserError as error:  # no problem where one validates on a login node
+        notes.append(str(error))
+    return [note for note in notes if note]
+
+
+def _list(problems: list[str], output_dir: Path) -> NoReturn:
+    """Up to three of each kind; where that leaves some out, all of them go to a file."""
+    kinds = by_kind(problems, len(problems))
+    for kind in kinds:
+        for example in kind.examples[:SHOWN]:
+            say(example)
+        if kind.count > SHOWN:
+            say(f"  ... and {kind.count - SHOWN} more of this kind")
+    many = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found"
+    if all(kind.count <= SHOWN for kind in kinds):
+        raise UserError(f"{many}, listed above")
+    path = output_dir / "problems.txt"
+    try:
+        write_bytes(path, "".join(f"{in_line(problem, 2000)}\n" for problem in problems).encode())
+    except OSError as error:
+        raise UserError(f"{many}; {path} cannot be written ({error.strerror})") from None
+    raise UserError(f"{many}, all of them in {path}")
 
 
 def _data_problems(name: str, data: TrainConfig | TaskConfig, inputs: InputFormat | None) -> tuple[list[str], int]:

@@ -20,7 +20,14 @@ from icons.selection.cut import Cut
 from icons.selection.shares import nearest_tasks, passed_over, shared_out
 from icons.stages.generalist.copies import alike
 from icons.stages.generalist.evidence import selection_method
-from icons.stages.generalist.select import open_scores, open_training, select, selection_fingerprint, selection_settings
+from icons.stages.generalist.select import (
+    about_percent,
+    open_scores,
+    open_training,
+    select,
+    selection_fingerprint,
+    selection_settings,
+)
 from icons.store.files import SEAL, read_sealed, seal, write_bytes, write_parts, write_tensors
 from icons.store.fingerprint import as_written, file_digest
 from icons.store.layout import DATA, INDICES, VOTES, RunFolder
@@ -132,6 +139,8 @@ def _write_selection(
         f"generalist {settings.name}: {len(rows)} of {num_rows} selected{short}, votes {lowest} to "
         f"{most} of {len(scores.columns)}, written to {target}"
     )
+    if about := about_percent(settings.percent, num_rows):
+        say(f"  ! {about}")
     if not records.is_json:
         say(f"  the records lie in {records.container}: `icons export` writes those that are selected")
     say(_about(cut))

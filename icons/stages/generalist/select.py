@@ -68,6 +68,13 @@ def with_selection(config: Config, keys: Mapping[str, Any]) -> Config:
         raise UserError(f"selection: {str(first['msg']).removeprefix('Value error, ')}") from None
 
 
+def about_percent(percent: float, num_rows: int) -> str | None:
+    """What to say of a percentage that may be meant as a share."""
+    if percent >= 1:
+        return None
+    return f"selection.percent {percent:g} is {percent:g}%, {int(percent * num_rows / 100)} records; 20 means a fifth"
+
+
 def selection_fingerprint(config: Config, method: Method, scores: Scores) -> str:
     """Of all that decides the selection."""
     return digest({"scores": scores.fingerprint, **selection_settings(config, method)})

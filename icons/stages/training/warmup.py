@@ -38,6 +38,24 @@ def warmup(config: Config) -> None:
     train(config, job)
 
 
+FEW_STEPS = 50
+"""Of a warm-up; the paper's has some hundreds."""
+
+
+def about_steps(config: Config, num_rows: int) -> str | None:
+    """What to say of a warm-up of so few steps that its gradients mean little; None of a longer one."""
+    settings = config.warmup
+    records = max(1, round(settings.fraction * num_rows))
+    steps = -(-records // (settings.batch_size * settings.gradient_accumulation)) * settings.epochs
+    steps = min(steps, settings.max_steps or steps)
+    if config.model.adapter is not None or steps >= FEW_STEPS:
+        return None
+    return (
+        f"the warm-up has {steps} steps ({records} of {num_rows} records, {settings.batch_size} a step); of fewer than "
+        f"{FEW_STEPS} gradients mean little: raise warmup.fraction or warmup.epochs, or lower warmup.batch_size"
+    )
+
+
 def _require_gradients(model: VisionLanguageModel) -> None:
     from icons.models.probe import require_gradients
 

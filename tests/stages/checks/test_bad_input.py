@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -145,6 +146,32 @@ def test_validate_lists_all_problems_at_once(ready: Project) -> None:
         assert any(f"row {row} " in line and words in line for line in lines), words
     assert any("gone.json is not a file" in line for line in lines)
     assert f"{len(BAD_RECORDS) + 1} problems found" in outcome.err
+
+
+def test_validate_shows_three_of_a_kind_and_writes_them_all(ready: Project) -> None:
+    path = ready.root / "data" / "train.json"
+    records = json.loads(path.read_text())
+    for record in records[:40]:
+        del record["conversations"]
+    records[50]["conversations"][0]["from"] = "nobody"
+    path.write_text(json.dumps(records))
+    outcome = ready.icons(
+        "validate",
+        *("--set", "model.device=cuda"),
+        *("--set", "selection.percent=0.2"),
+        *("--set", "model.adapter=null"),
+    )
+    assert outcome.code == 2
+    lines = outcome.out.splitlines()
+    assert sum("no conversations" in line for line in lines) == 3
+    assert "  ... and 37 more of this kind" in lines
+    assert sum("unknown speaker" in line for line in lines) == 1
+    assert f"41 problems found, all of them in {ready.run / 'problems.txt'}" in outcome.err
+    assert len((ready.run / "problems.txt").read_text().splitlines()) == 41
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert any("the warm-up has 4 steps (30 of 100 records, 8 a step)" in note for note in notes)
+    assert any("selection.percent 0.2 is 0.2%, 0 records; 20 means a fifth" in note for note in notes)
+    assert any("torch sees no GPU" in note for note in notes) or torch.cuda.is_available()
 
 
 def test_validate_finds_nothing_wrong_with_a_good_run(finished: Project) -> None:
