@@ -35,6 +35,7 @@ LEFT_OUT = {
     "# needs Slurm": 1,
     "# needs several GPUs": 1,
     "# needs LLaVA's code": 1,
+    "# needs TRL": 1,
     "# needs LLaMA-Factory": 1,
     "# needs ms-swift": 1,
     "# needs lmms-eval": 1,
