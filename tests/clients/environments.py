@@ -34,7 +34,7 @@ def environment(name: str) -> Path:
     pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     torch = next(line for line in wanted.read_text().splitlines() if line.startswith("torch=="))
     # torch comes first and pinned: left to the resolver it may bring a build of several gigabytes.
-    subprocess.run([*pip, torch, "setuptools<82", "wheel"], check=True)
+    subprocess.run([*pip, torch], check=True)
     subprocess.run([*pip, "--no-deps", "-r", wanted], check=True)
     for part in BUILT_FOR_CUDA:
         for path in folder.glob(f"lib/python3*/site-packages/{part}"):
