@@ -25,8 +25,10 @@ TOKENIZER = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.jso
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """The published parts in small, the tokenizer of Vicuna's kind (tokenizer.model): how a program joins pieces of text
-    with that of `icons tiny-model` says nothing about Vicuna."""
+    """The published parts in small, the tokenizer of Vicuna's kind (tokenizer.model).
+
+    How a program joins pieces of text with that of `icons tiny-model` says nothing about Vicuna.
+    """
     if not VECTORS.is_dir():
         pytest.skip("a tokenizer.model of Vicuna's kind is not at hand (../shared/data)")
     folder = tmp_path_factory.mktemp("parts")
