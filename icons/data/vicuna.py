@@ -29,13 +29,14 @@ CHAT_TEMPLATE = (
     "{% if turn.images %}{% set turn.text = (turn.images + turn.text | trim) | trim %}{% endif %}"
     "{% if message['role'] == 'user' %}{{ 'USER: ' + turn.text + ' ' if turn.text else 'USER:' }}"
     "{% elif message['role'] == 'assistant' %}"
-    "{{ 'ASSISTANT: ' + turn.text + eos_token if turn.text else 'ASSISTANT:' }}{% endif %}{% endfor %}"
+    "ASSISTANT:{% if turn.text %}{% generation %}{{ ' ' + turn.text + eos_token }}{% endgeneration %}{% endif %}"
+    "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 """The same as a chat template of Hugging Face, for programs that read one from a model's folder.
 
 It writes the beginning-of-sequence token itself, so that it stands there whether or not a program adds one. A system
-message takes the place of LLaVA's sentence.
+message takes the place of LLaVA's sentence. `generation` marks what is predicted, for trainers that ask the template.
 """
 
 

@@ -21,6 +21,9 @@ from safetensors import safe_open
 from icons.cli import app
 from icons.data.vicuna import CHAT_TEMPLATE
 from icons.demo.drawing import draw_vqa_set
+from tests.clients.table import PAGE as CLIENTS_PAGE
+from tests.clients.table import RESULTS as CLIENTS_RESULTS
+from tests.clients.table import written
 from tests.conftest import ROOT
 from tests.models.test_published_parts import parts as parts  # the fixture: Vicuna, CLIP and the projector, tiny
 
@@ -35,6 +38,7 @@ LEFT_OUT = {
     "# needs Slurm": 1,
     "# needs several GPUs": 1,
     "# needs LLaVA's code": 1,
+    "# needs TRL": 1,
     "# needs LLaMA-Factory": 1,
     "# needs ms-swift": 1,
     "# needs lmms-eval": 1,
@@ -169,6 +173,11 @@ def test_the_tables_of_costs_are_those_of_the_program() -> None:
     written = REPRODUCE.read_text()
     assert len(lines) > 10
     assert [line for line in lines if line not in written] == []
+
+
+def test_the_tables_of_clients_are_those_of_the_last_run() -> None:
+    page = CLIENTS_PAGE.read_text()
+    assert page == written(page, json.loads(CLIENTS_RESULTS.read_text()))
 
 
 def icons_commands() -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from transformers import AutoProcessor, AutoTokenizer, pipeline
 
 from icons.config import ModelConfig
 from icons.data.conversation import parse_record
-from icons.data.tokens import IMAGE_ID, Tokens
+from icons.data.tokens import IGNORE, IMAGE_ID, Tokens
 from icons.data.vicuna import CHAT_TEMPLATE
 from icons.models.formats import input_format
 from tests.conftest import SHARED_DATA, Project
@@ -71,6 +71,18 @@ def test_both_templates_give_the_same_ids_and_labels(talk: list[str], tiny_model
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     differing = [token for token, a, b in zip(vicuna.ids, vicuna.labels, chat.labels, strict=True) if a != b]
     assert not tokenizer.decode(differing).strip()
+
+
+@pytest.mark.parametrize("talk", TALKS)
+def test_the_template_marks_what_is_predicted(talk: list[str], tiny_model: Path) -> None:
+    """TRL trains on what a template marks (`assistant_only_loss`)."""
+    spoken = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(talk)]
+    record = {"conversations": spoken} | ({"image": "x"} if "<image>" in talk[0] else {})
+    made = input_format(tiny_model, ModelConfig(base=str(tiny_model), template="vicuna_v1"))
+    (vicuna,) = made.tokenise([made.render(parse_record(record))])
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    marked = tokenizer.apply_chat_template(messages_of(record), return_dict=True, return_assistant_tokens_mask=True)
+    assert marked["assistant_masks"] == [int(label != IGNORE) for label in vicuna.labels]
 
 
 def opened(folder: Path) -> None:

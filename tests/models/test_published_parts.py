@@ -52,8 +52,13 @@ def save_shards(model: nn.Module, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """vicuna/, clip/ and mm_projector.bin in the published formats, with random weights."""
     root = tmp_path_factory.mktemp("parts")
+    write_parts(root, tiny_model)
+    return root
+
+
+def write_parts(root: Path, tiny_model: Path) -> None:
+    """vicuna/, clip/ and mm_projector.bin in the published formats, with random weights."""
     torch.manual_seed(0)
     (root / "vicuna").mkdir()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -80,7 +85,6 @@ def parts(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
         size={"shortest_edge": PIXELS}, crop_size={"height": PIXELS, "width": PIXELS}
     ).save_pretrained(root / "clip")
     torch.save(projector_tensors(1), root / "mm_projector.bin")
-    return root
 
 
 def projector_tensors(seed: int, prefix: str = "model.mm_projector") -> dict[str, Tensor]:
