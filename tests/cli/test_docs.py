@@ -152,10 +152,10 @@ def test_the_document_makes_a_task_file_and_ids_of_one_type(followed: tuple[Path
         {"from": "human", "value": "<image>\nWhat is it?\nAnswer the question using a single word or phrase."},
         {"from": "gpt", "value": "A cat"},
     ]
-    folder = root / RUN / "selection" / "vote-20"
-    chosen = json.loads((folder / "selected_data.json").read_text())
-    written = json.loads((folder / "selected_text_ids.json").read_text())
-    assert written == [record | {"id": str(record["id"])} for record in chosen]
+    chosen = json.loads((root / RUN / "selection" / "vote-20" / "selected_data.json").read_text())
+    written = json.loads((root / RUN / "export" / "llama-factory" / "data.json").read_text())
+    assert [record["id"] for record in written] == [str(record["id"]) for record in chosen]
+    assert {record["conversations"][0]["value"][:9] for record in written if record["images"]} == {"<image> \n"}
 
 
 def test_the_document_ends_with_everything_done(followed: tuple[Path, str]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.conftest import icons
 
 RUN = Path("runs/llava-665k")
 SELECTION = RUN / "selection" / "vote-20"
+CONFIG = Path("work/llava_665k.yaml")
 MODEL = Path("work/llava-1.5-before-tuning")
 MERGED = RUN / "finetune" / "vote-20" / "merged"
 IMAGES = Path("work/data/images")
@@ -41,13 +44,14 @@ def make(root: Path, parts: Path) -> None:
     for number, record in enumerate(records[::2]):
         record["id"] = number  # LLaVA-665K has whole numbers among its ids
     drawn.train.write_text(json.dumps(records))
-    config = root / "work" / "config.yaml"
+    config = root / CONFIG
     config.write_text(yaml.safe_dump(_config(sorted(drawn.tasks)[:2])))
     assembled = {"llm": parts / "vicuna", "vision": parts / "clip", "projector": parts / "mm_projector.bin"}
-    _run("assemble", *(word for name, path in assembled.items() for word in (f"--{name}", path)), root / MODEL)
-    _run("run", config)
-    _run("finetune", config, "--merge")
-    subprocess.run(["bash", "-c", preparations()], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    run("assemble", *(word for name, path in assembled.items() for word in (f"--{name}", path)), root / MODEL)
+    run("run", config)
+    run("finetune", config, "--merge")
+    own = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-c", preparations()], cwd=root, check=True, stdout=subprocess.DEVNULL, env=own)
     questions = [
         {
             "row": row,
@@ -80,6 +84,6 @@ def _config(tasks: list[str]) -> dict[str, Any]:
     }
 
 
-def _run(*arguments: object) -> None:
+def run(*arguments: object) -> None:
     outcome = icons(*arguments)
     assert outcome.code == 0, outcome.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -30,11 +29,7 @@ def test_llamafactory(client: Callable[[str], Client], ours: list[Row], found: d
     page = compare(of_program(program.probe("trainer", words, **variables)), ours, model)
 
     plain = program.scratch / "plain"
-    plain.mkdir()
-    selection = program.root / material.SELECTION
-    info = json.loads((selection / "dataset_info.json").read_text())
-    info["icons_133k"]["file_name"] = str(selection / "selected_text_ids.json")
-    (plain / "dataset_info.json").write_text(json.dumps(info))
+    material.run("export", program.root / material.CONFIG, plain, "--format", "sharegpt")
     own = {"--default_system": None, "--image_max_pixels": None, "--dataset_dir": str(plain)}
     alone = compare(of_program(program.probe("trainer", changed(words, own), **variables)), ours, model)
 
