@@ -13,8 +13,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from icons.config import ModelConfig
-from icons.data.records import open_records
 from icons.data.samples import DataSource
+from icons.data.sets import open_records
 from icons.models.formats import input_format
 
 IGNORE = -100
@@ -36,7 +36,7 @@ class Row:
 
 def of_icons(data: Path, images: Path, model: Path) -> list[Row]:
     inputs = input_format(model, ModelConfig(base=str(model), template="vicuna_v1"))
-    source = DataSource(open_records(data), images, inputs)
+    source = DataSource(open_records(data, images), inputs)
     samples, bad = source.samples(range(len(source.records)))
     assert not bad, bad
     return [
