@@ -15,11 +15,13 @@ from icons.config import Config
 from icons.data.batches import Batch
 from icons.errors import UserError
 from icons.gradients.lora import LoraPair
+from icons.gradients.memory import fewer_tokens, token_bytes, tokens_that_fit
 from icons.gradients.projection import Projector, make_projector
 from icons.gradients.rows import Rows, add_unit_gradients, exact_rows, projected_rows
 from icons.gradients.types import Transform, adam, sgd, sign
 from icons.models.adapters import adam_moments, attach_adapter
 from icons.models.loading import load_base
+from icons.models.shape import decoder_shape
 from icons.models.vlm import VisionLanguageModel
 from icons.progress import say
 from icons.stages.specialist.directions import DIRECTION, load_directions
@@ -28,7 +30,7 @@ from icons.store.files import Array
 from icons.store.fingerprint import Fingerprint
 from icons.store.layout import RunFolder
 
-GPU_TOKENS_PER_BATCH, CPU_TOKENS_PER_BATCH = 16384, 2048
+CPU_TOKENS_PER_BATCH = 2048
 Side = Literal["train", "val"]
 
 
@@ -54,8 +56,21 @@ class Extractor:
 
     @cached_property
     def tokens_per_batch(self) -> int:
-        on_cpu = self.model.device.type == "cpu"
-        return self.config.gradients.tokens_per_batch or (CPU_TOKENS_PER_BATCH if on_cpu else GPU_TOKENS_PER_BATCH)
+        """Padded tokens at once: as the config says, or on a GPU as many as its memory takes once all is loaded."""
+        if self.config.gradients.tokens_per_batch is not None:
+            return self.config.gradients.tokens_per_batch
+        if self.model.device.type == "cpu":
+            return CPU_TOKENS_PER_BATCH
+        self.prepare()
+        free = free_bytes(self.model.device) - self._sum_bytes
+        return tokens_that_fit(free, token_bytes(decoder_shape(self.model, self.pairs)))
+
+    @property
+    def _sum_bytes(self) -> int:
+        """What a task's exact mean gradient will take beside the model: the batch's sum and the task's, in float32."""
+        if not self.config.gradients.exact or self.side == "train":
+            return 0
+        return 2 * 4 * sum(weight.numel() for pair in self.pairs for _, weight in pair.tensors)
 
     @cached_property
     def pairs(self) -> list[LoraPair]:
@@ -141,7 +156,7 @@ class Extractor:
                 f"row {batch.rows[0]}: one sample of {batch.padded_tokens} tokens does not fit in the memory of "
                 f"{self.model.device}; lower model.max_length or use a device with more memory"
             )
-        self.tokens_per_batch = max(batch.padded_tokens // 2, max(batch.lengths))
+        self.tokens_per_batch = fewer_tokens(batch.padded_tokens, max(batch.lengths))
         say(f"out of memory with {batch.padded_tokens} tokens in a batch: going on with {self.tokens_per_batch}")
         yield from self._halves(batch)
 
@@ -174,6 +189,12 @@ class Extractor:
         for name, total in sums.items():
             self._sums[name] = self._sums[name].add_(total) if name in self._sums else total
         return rows
+
+
+def free_bytes(device: torch.device) -> int:
+    """What can still be allocated on a GPU: what no process has, and what torch holds without using it."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _out_of_memory(error: BaseException) -> bool:
