@@ -98,7 +98,7 @@ class Extractor:
         """Loads all that the first batch would: running out of memory here is not the batch's doing."""
         if self._prepared:
             return
-        _ = self.model, self.pairs, self.transform
+        _ = self.model, [pair.operands for pair in self.pairs], self.transform
         if not self.config.gradients.exact:
             _ = self.projector
         elif self.side == "train":
