@@ -15,6 +15,7 @@ from icons.data.batches import Batch, stack_images
 from icons.data.formats import ImageInputs, InputFormat
 from icons.gradients.lora import LoraPair, lora_pairs
 from icons.gradients.per_sample import ForwardPass
+from icons.gradients.transfer import to_device
 from icons.models.last_layer import labelled_positions, last_layer_at, prunable_layer
 
 
@@ -39,7 +40,7 @@ class VisionLanguageModel:
             return ForwardPass(pairs, lambda: self.hidden_states(batch), self.head, batch.labels)
 
         def hidden() -> Tensor:
-            with last_layer_at(layer, index_BQ.to(self.device)):
+            with last_layer_at(layer, to_device(index_BQ, self.device)):
                 return self.hidden_states(batch)
 
         return ForwardPass(pairs, hidden, self.head, labels_BQ)
@@ -61,7 +62,7 @@ class VisionLanguageModel:
         Without an attention mask: under causal attention no real token sees the padding behind it, and the fast
         attention kernels stay available. The vision tower keeps no graph, as nothing in it asks for a gradient.
         """
-        input_ids = batch.input_ids.to(self.device, non_blocking=True)
+        input_ids = to_device(batch.input_ids, self.device)
         if self.base.config.model_type == "llava":
             return self._llava_hidden_states(batch, input_ids)
         output = self.base.base_model(input_ids=input_ids, use_cache=False, **self.image_arguments(batch, input_ids))
@@ -80,7 +81,7 @@ class VisionLanguageModel:
         """Joined on the device: the copies there start from page-locked memory and wait for nothing."""
 
         def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(self.device, self.base.dtype if tensor.is_floating_point() else None, non_blocking=True)
+            return to_device(tensor, self.device, self.base.dtype if tensor.is_floating_point() else None)
 
         return stack_images([{name: moved(tensor) for name, tensor in image.items()} for image in images])
 
@@ -97,9 +98,8 @@ class VisionLanguageModel:
             embeds_BTH = self.base.get_input_embeddings()(input_ids_BT)
             if batch.images:
                 features_IPH = self._image_features(self._on_device(batch.images)["pixel_values"])
-                owners = torch.tensor(
-                    [index for positions in batch.image_index for index in positions], device=self.device
-                )
+                shown = [index for positions in batch.image_index for index in positions]
+                owners = to_device(torch.tensor(shown), self.device)
                 assert self.inputs.image_token_id is not None
                 is_image = torch.eq(input_ids_BT, self.inputs.image_token_id).unsqueeze(-1)
                 embeds_BTH = embeds_BTH.masked_scatter(is_image, features_IPH[owners].to(embeds_BTH.dtype))

@@ -113,7 +113,7 @@ def _shard(
     _refuse(extractor, bad)
     tensors = extractor.empty_shard(start, stop)
     advance(len(bad))
-    waiting: tuple[Batch, Rows] | None = None
+    waiting: tuple[Batch, Callable[[], Rows]] | None = None
     begin, done, count = time.monotonic(), len(bad), stop - start
     on_gpu, workers = extractor.model.device.type == "cuda", _num_workers(extractor)
     for batch, unreadable in load_batches(samples, source.inputs, extractor.tokens_per_batch, workers, pin=on_gpu):
@@ -121,10 +121,11 @@ def _shard(
         bad += unreadable
         advance(len(unreadable))
         for part, rows in extractor.rows(batch) if batch else ():
-            # Fetched one batch late, so that a GPU has its next work before it is waited for.
+            # Sent at once and looked at one batch late, when a GPU has its next work: it is never waited for idle.
+            leaving = extractor.leaving(rows)
             if waiting is not None:
                 _fill(extractor, source, tensors, start, *waiting)
-            waiting = part, rows
+            waiting = part, leaving
             advance(len(part.rows))
             done += len(part.rows)
             leave_if_asked((time.monotonic() - begin) / done * (count - done))
@@ -134,8 +135,14 @@ def _shard(
 
 
 def _fill(
-    extractor: Extractor, source: DataSource, tensors: dict[str, Array], start: int, batch: Batch, rows: Rows
+    extractor: Extractor,
+    source: DataSource,
+    tensors: dict[str, Array],
+    start: int,
+    batch: Batch,
+    arrived: Callable[[], Rows],
 ) -> None:
+    rows = arrived()
     finite = torch.isfinite(rows.losses.mean_B) & torch.isfinite(rows.norms_B)
     if not bool(finite.all()):
         row = batch.rows[int((~finite).nonzero()[0])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
@@ -123,15 +123,23 @@ class Extractor:
         }
 
     def fill(self, tensors: dict[str, Array], at: Any, rows: Rows) -> None:
-        """Stores a batch's rows at positions `at`; waits for the device."""
+        """Stores a batch's rows at positions `at`; waits for the device where they are still there."""
+        rows = rows.to_host(self._stored)()
         for name in ("grads", "scores"):
             if name in tensors:
-                dtype = torch.float16 if name == "grads" else torch.float32
-                tensors[name][at] = rows.values_BD.to(dtype).cpu().numpy()
-        tensors["norms"][at] = rows.norms_B.cpu().numpy()
-        tensors["losses"][at] = rows.losses.mean_B.cpu().numpy()
-        tensors["target_tokens"][at] = rows.losses.tokens_B.cpu().numpy()
+                tensors[name][at] = rows.values_BD.numpy()
+        tensors["norms"][at] = rows.norms_B.numpy()
+        tensors["losses"][at] = rows.losses.mean_B.numpy()
+        tensors["target_tokens"][at] = rows.losses.tokens_B.numpy()
         tensors["valid"][at] = True
+
+    def leaving(self, rows: Rows) -> Callable[[], Rows]:
+        """Sends rows to the host as `fill` takes them; nothing waits until the result is called."""
+        return rows.to_host(self._stored)
+
+    @property
+    def _stored(self) -> torch.dtype:
+        return torch.float32 if self.config.gradients.exact else torch.float16
 
     def take_sums(self) -> dict[str, Array]:
         """With exact influence, a task's summed unit gradients since the last call, one array a LoRA tensor."""
