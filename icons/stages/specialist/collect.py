@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from icons.cores import cores
 from icons.data.batches import Batch, load_batches
 from icons.data.records import Records
 from icons.data.samples import BadRecord, DataSource, Sample
@@ -115,7 +114,7 @@ def _shard(
     advance(len(bad))
     waiting: tuple[Batch, Callable[[], Rows]] | None = None
     begin, done, count = time.monotonic(), len(bad), stop - start
-    on_gpu, workers = extractor.model.device.type == "cuda", _num_workers(extractor)
+    on_gpu, workers = extractor.model.device.type == "cuda", extractor.image_processes
     for batch, unreadable in load_batches(samples, source.inputs, extractor.tokens_per_batch, workers, pin=on_gpu):
         _refuse(extractor, unreadable)
         bad += unreadable
@@ -157,12 +156,3 @@ def _refuse(extractor: Extractor, bad: list[BadRecord]) -> None:
         raise BadRecordError(
             f"{bad[0].reason}{more}; mend it, or set on_bad_record: skip; `icons validate` lists them all"
         )
-
-
-def _num_workers(extractor: Extractor) -> int:
-    asked = extractor.config.gradients.num_workers
-    if asked is not None:
-        return asked
-    if extractor.model.device.type == "cpu":
-        return 0
-    return min(8, max(1, cores() // torch.cuda.device_count() - 1))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from icons.config import Config
+from icons.cores import cores
 from icons.data.batches import Batch
 from icons.errors import UserError
 from icons.gradients.lora import LoraPair
@@ -21,6 +22,7 @@ from icons.gradients.rows import Rows, add_unit_gradients, exact_rows, projected
 from icons.gradients.types import Transform, adam, sgd, sign
 from icons.models.adapters import adam_moments, attach_adapter
 from icons.models.loading import load_base
+from icons.models.place import computing
 from icons.models.shape import decoder_shape
 from icons.models.vlm import VisionLanguageModel
 from icons.progress import say
@@ -65,6 +67,16 @@ class Extractor:
         free = free_bytes(self.model.device) - self._sum_bytes
         return tokens_that_fit(free, token_bytes(decoder_shape(self.model, self.pairs)))
 
+    @cached_property
+    def image_processes(self) -> int:
+        """How many processes decode images ahead of the device."""
+        asked = self.config.gradients.num_workers
+        if asked is not None:
+            return asked
+        if self.model.device.type == "cpu":
+            return 0
+        return min(8, max(1, cores() // torch.cuda.device_count() - 1))
+
     @property
     def _sum_bytes(self) -> int:
         """What a task's exact mean gradient will take beside the model: the batch's sum and the task's, in float32."""
@@ -105,6 +117,8 @@ class Extractor:
             _ = self.directions
         require_unchanged(feature_fingerprint(self.config, self.checkpoint), self.made_of)
         self._prepared = True
+        more = f"{self.tokens_per_batch:,} tokens a batch", f"{self.image_processes} image processes"
+        say(f"{self.side}-grads {self.checkpoint}: {computing(self.model, *more)}")
 
     def empty_shard(self, start: int, stop: int) -> dict[str, Array]:
         """A shard's arrays, every row invalid until it is filled."""

@@ -114,8 +114,11 @@ _place = ""
 
 def _bind(free: Any) -> None:
     global _place
+    from icons.models.place import take_device
+
     end_with_the_parent()
     _place = free.get()
+    take_device(_place)
 
 
 def _answer_on_own_device(config: Config, candidate: Candidate, tasks: list[TaskConfig], generate: bool) -> None:
@@ -124,12 +127,14 @@ def _answer_on_own_device(config: Config, candidate: Candidate, tasks: list[Task
 
 
 def _answer_candidate(config: Config, candidate: Candidate, tasks: list[TaskConfig], generate: bool) -> None:
+    from icons.models.place import computing
     from icons.stages.training.answers import answer_task
 
     _require_whole(candidate)
     with only_one_process(candidate.folder):
         before = {task.name: _fingerprint(config, candidate, task) for task in tasks}
         model = _load(config, candidate)
+        say(f"{candidate.name}: {computing(model)}")
         for task in tasks:
             begin, made_of = time.monotonic(), before[task.name]
             answers, bad = answer_task(config, model, task, f"{candidate.name} on {task.name}", generate=generate)
