@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from roofline import CARDS, count_batch, lines, llava_on_paper
 from setting import circumstances, describe
 from torch import nn
 
 from icons.config import LoraConfig
+from icons.gradients.memory import GIB, DecoderShape, token_bytes, tokens_that_fit
 from icons.models.parts import language_linears, projector_name
 from icons.selection.influence import influence_matrix, influence_scores
 from icons.store.files import write_tensors
@@ -163,6 +165,22 @@ def specialist_seconds(rows: int, val_rows: int) -> tuple[float, float]:
         return scored - begin, time.perf_counter() - begin
 
 
+MEBIBYTES = {24: 24_564, 40: 40_960, 80: 81_559, 141: 143_771}
+"""A card's memory in GB -> in MiB, as its driver reports it."""
+
+
+def budgets(own: Counts) -> list[tuple[str, ...]]:
+    """Card | free memory | padded tokens of a batch (`gradients.tokens_per_batch: null`)."""
+    shape = DecoderShape(32, 4096, 11008, 32, 32, 128, LoraConfig().r, 2)
+    rows = []
+    for name, mebibytes in MEBIBYTES.items():
+        free = mebibytes * 2**20 - 0.5 * GIB - 2 * own.model - 6 * own.lora
+        tokens = tokens_that_fit(free, token_bytes(shape))
+        kept = tokens * token_bytes(shape)
+        rows.append((f"{name} GB", f"{free / GIB:.1f} GiB", f"{tokens:,}", f"{kept / GIB:.1f} GiB"))
+    return rows
+
+
 def size(number: float) -> str:
     return f"{number / GB:,.1f} GB" if number >= 0.95 * GB else f"{number / 1e6:,.0f} MB"
 
@@ -194,6 +212,13 @@ def main() -> None:
     print(f"{gradient / 1e12:.1f} TFLOP a gradient, {step / 1e12:.1f} TFLOP a sample in training\n")
     kept = disk(own, options.rows, options.data_gb * GB)
     print(table(("what", "made of", "disk"), [(name, how, size(number)) for name, how, number in kept]))
+    head = ("a card of", "free with the model loaded", "tokens a batch", "kept for the backward pass")
+    print("\nEstimated, not measured on a GPU:\n\n" + table(head, budgets(own)))
+    samples = max(1, 10_986 // options.tokens)  # as an H100 of 80 GB takes them
+    parts = count_batch(llava_on_paper(), samples, options.tokens, options.answer, DIM, LoraConfig().r)
+    head = ("of one sample", "TFLOP", "GB", "launches a batch", *[f"ms, {card.name}" for card in CARDS])
+    print(f"\nEstimated, not measured on a GPU; batches of {samples} samples of {options.tokens} tokens:\n")
+    print(table(head, lines(parts, samples, gradient / (options.tflops * 1e12))))
     head = ("stage", f"samples x {'measured' if options.ms else 'floor'}", "one GPU")
     stages = times(own, options.rows, options)
     print("\n" + table(head, [(name, how, hours(number)) for name, how, number in stages]))

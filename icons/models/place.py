@@ -8,7 +8,7 @@ import torch
 
 from icons.errors import UserError
 from icons.models.vlm import VisionLanguageModel
-from icons.progress import say
+from icons.progress import tell
 
 
 def pick_device(name: str) -> torch.device:
@@ -28,7 +28,7 @@ def pick_device(name: str) -> torch.device:
 
 @cache
 def _say_no_gpu() -> None:
-    say(
+    tell(
         "NO GPU: torch sees none, so all is computed on the CPU, which is for small models. If there should be one, "
         "look at the driver and at torch's build (torch.version.cuda); model.device: cpu says that it is meant."
     )

@@ -18,9 +18,9 @@ from tests.conftest import Project
 def test_a_cpu_that_nobody_asked_for_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     place._say_no_gpu.cache_clear()
     assert place.pick_device("cpu") == torch.device("cpu")
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     assert [place.pick_device("auto"), place.pick_device("auto")] == [torch.device("cpu")] * 2
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.startswith("NO GPU: ")
     assert said.count("\n") == 1
 

@@ -15,7 +15,7 @@ from icons.data.records import open_records
 from icons.errors import UserError
 from icons.evaluation.measures import MEASURES, Answers, Interval, mean_over_tasks, measured
 from icons.parent import end_with_the_parent
-from icons.progress import say, say_json
+from icons.progress import say, say_json, tell
 from icons.stages.specialist.described import input_settings
 from icons.stages.specialist.workers import devices
 from icons.store.evaluations import TaskAnswers, read_answers, write_answers
@@ -134,7 +134,7 @@ def _answer_candidate(config: Config, candidate: Candidate, tasks: list[TaskConf
     with only_one_process(candidate.folder):
         before = {task.name: _fingerprint(config, candidate, task) for task in tasks}
         model = _load(config, candidate)
-        say(f"{candidate.name}: {computing(model)}")
+        tell(f"{candidate.name}: {computing(model)}")
         for task in tasks:
             begin, made_of = time.monotonic(), before[task.name]
             answers, bad = answer_task(config, model, task, f"{candidate.name} on {task.name}", generate=generate)
