@@ -215,10 +215,11 @@ def main() -> None:
     head = ("a card of", "free with the model loaded", "tokens a batch", "kept for the backward pass")
     print("\nEstimated, not measured on a GPU:\n\n" + table(head, budgets(own)))
     samples = max(1, 10_986 // options.tokens)  # as an H100 of 80 GB takes them
-    parts = count_batch(llava_on_paper(), samples, options.tokens, options.answer, DIM, LoraConfig().r)
+    setting, sizes = llava_on_paper(), (samples, options.tokens, options.answer, DIM, LoraConfig().r)
+    parts, unfused = (count_batch(setting, *sizes, fused=fused) for fused in (True, False))
     head = ("of one sample", "TFLOP", "GB", "launches a batch", *[f"ms, {card.name}" for card in CARDS])
     print(f"\nEstimated, not measured on a GPU; batches of {samples} samples of {options.tokens} tokens:\n")
-    print(table(head, lines(parts, samples, gradient / (options.tflops * 1e12))))
+    print(table(head, lines(parts, unfused, samples, gradient / (options.tflops * 1e12))))
     head = ("stage", f"samples x {'measured' if options.ms else 'floor'}", "one GPU")
     stages = times(own, options.rows, options)
     print("\n" + table(head, [(name, how, hours(number)) for name, how, number in stages]))

@@ -10,21 +10,24 @@ everything here is estimated, not measured on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from setting import Setting, llava_7b
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from transformers.models.llama import modeling_llama
 
 from icons.data.batches import Batch
 from icons.data.tokens import IGNORE
 from icons.gradients.per_sample import backpropagate, squared_norms
+from icons.models.fused import fused_parts, in_place_of_their_own
 
 PARTS = (
     "vision tower and projector",
@@ -140,7 +143,50 @@ def attention_of_a_gpu() -> Iterator[None]:
         F.scaled_dot_product_attention = plain
 
 
-def count_batch(setting: Setting, samples: int, tokens: int, answer: int, dim: int, rank: int) -> dict[str, Cost]:
+class _OnePass(torch.autograd.Function):
+    """A fused operation on paper: operands read and result written once, and again on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, count: Count, reads_again: bool, *operands: Tensor) -> Tensor:
+        ctx.count, ctx.operands, ctx.reads_again = count, operands, reads_again
+        out = torch.empty_like(operands[0])
+        count.add("fused", 0, [*operands, out])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        grads = [torch.empty_like(operand) for operand in ctx.operands]
+        ctx.count.add("fused", 0, [*(ctx.operands if ctx.reads_again else ()), grad, *grads])
+        return None, None, *grads
+
+
+@contextmanager
+def fused_on_paper(count: Count, decoder: nn.Module) -> Iterator[None]:
+    """The parts that a GPU computes in one operation each (`icons.models.fused`)."""
+
+    def norm(x: Tensor) -> Tensor:
+        return _OnePass.apply(count, True, x)
+
+    def mlp(module: Any, x: Tensor) -> Tensor:
+        return module.down_proj(_OnePass.apply(count, True, module.gate_proj(x), module.up_proj(x)))
+
+    def turned(q: Tensor, k: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        return _OnePass.apply(count, False, q), _OnePass.apply(count, False, k)
+
+    found = fused_parts(decoder, kernels=True)
+    swaps: list[Any] = [(part, partial(mlp, part) if hasattr(part, "down_proj") else norm) for part, _ in found]
+    with in_place_of_their_own(swaps, kernels=False):
+        plain = modeling_llama.apply_rotary_pos_emb
+        modeling_llama.apply_rotary_pos_emb = turned
+        try:
+            yield
+        finally:
+            modeling_llama.apply_rotary_pos_emb = plain
+
+
+def count_batch(
+    setting: Setting, samples: int, tokens: int, answer: int, dim: int, rank: int, *, fused: bool = True
+) -> dict[str, Cost]:
     """Costs of a batch of equal samples, by part; each has an image, and `answer` labels at its end."""
     model, count = setting.model, Count(rank)
     image = model.inputs.image_token_id
@@ -168,17 +214,21 @@ def count_batch(setting: Setting, samples: int, tokens: int, answer: int, dim: i
         count.add("sketch", 0, [grads_BP, out])
         count.part = ""
 
-    with count, attention_of_a_gpu():
+    parts = fused_on_paper(count, model.base.get_decoder()) if fused else nullcontext()
+    with count, attention_of_a_gpu(), parts:
         backpropagate(model.forward_pass(model.lora_pairs(), batch), sketch)
     for hook in hooks:
         hook.remove()
     return count.costs
 
 
-def lines(costs: dict[str, Cost], samples: int, floor_seconds: float) -> list[tuple[str, ...]]:
-    """Part | TFLOP | GB | launches a batch | ms by card, each of one sample; the floor last."""
+def lines(
+    costs: dict[str, Cost], unfused: dict[str, Cost], samples: int, floor_seconds: float
+) -> list[tuple[str, ...]]:
+    """Part | TFLOP | GB | launches a batch | ms by card, of one sample; then two to compare it with."""
     rows = []
-    for name, cost in [*costs.items(), ("together", together(costs))]:
+    plain = ("together, were norms, SwiGLU and rotary not fused", together(unfused))
+    for name, cost in [*costs.items(), ("together", together(costs)), plain]:
         ms = [f"{1e3 * cost.seconds[card.name] / samples:.1f}" for card in CARDS]
         rows.append(
             (name, f"{cost.flop / samples / 1e12:.2f}", f"{cost.moved / samples / 1e9:.1f}", f"{cost.launches:,}", *ms)

@@ -59,7 +59,7 @@ def _count_sketch_partials(
         chunk = split * CHUNKS + step
         k = outputs - tl.load(offsets + chunk, mask=chunk * DIM < size, other=0)
         k = tl.where(k < 0, k + DIM, k)
-        positions = chunk * DIM + k
+        positions = tl.max_contiguous(chunk * DIM + k, [4])  # a hint; they begin again where a chunk wraps
         inside = (outputs < DIM) & (positions < size)
         words = _hash_words((positions >> 5).to(tl.uint32), key0, key1)
         minus = (words >> (positions & 31).to(tl.uint32)) & 1
@@ -166,6 +166,13 @@ def add_rademacher(grads_BP: Tensor, out_BD: Tensor, key: Key) -> None:
             LANES=LANES, IS_FLOAT32=grads_BP.dtype == torch.float32,
         )  # fmt: skip
         _add(partials, out_BD, dim**-0.5)
+
+
+def try_out() -> None:
+    """A small sketch on the GPU; raises whatever is in the way of it: no compiler, no driver."""
+    out = torch.zeros(1, 4, device="cuda")
+    add_count_sketch(torch.ones(1, 8, device="cuda"), out, torch.zeros(2, dtype=torch.int32, device="cuda"), (1, 2))
+    out.cpu()
 
 
 def _add(partials: Tensor, out_BD: Tensor, scale: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from icons.data.batches import Batch, stack_images
 from icons.data.formats import ImageInputs, InputFormat
 from icons.gradients.lora import LoraPair, lora_pairs
+from icons.gradients.operands import triton_problem
 from icons.gradients.per_sample import ForwardPass
 from icons.gradients.transfer import to_device
+from icons.models.fused import Swap, fused_parts, in_place_of_their_own
 from icons.models.last_layer import labelled_positions, last_layer_at, prunable_layer
 
 
@@ -36,14 +39,26 @@ class VisionLanguageModel:
         """How to run the batch; the last layer only where a label is, when that is a half of it or less."""
         layer = prunable_layer(self.base.get_decoder())
         index_BQ, labels_BQ = labelled_positions(batch.labels)
-        if layer is None or 2 * index_BQ.shape[1] > batch.labels.shape[1]:
-            return ForwardPass(pairs, lambda: self.hidden_states(batch), self.head, batch.labels)
+        whole = layer is None or 2 * index_BQ.shape[1] > batch.labels.shape[1]
 
         def hidden() -> Tensor:
-            with last_layer_at(layer, to_device(index_BQ, self.device)):
-                return self.hidden_states(batch)
+            with self.fused():
+                if whole:
+                    return self.hidden_states(batch)
+                with last_layer_at(layer, to_device(index_BQ, self.device)):
+                    return self.hidden_states(batch)
 
-        return ForwardPass(pairs, hidden, self.head, labels_BQ)
+        return ForwardPass(pairs, hidden, self.head, batch.labels if whole else labels_BQ)
+
+    def fused(self) -> AbstractContextManager[None]:
+        """While open, on a GPU, the decoder's element-wise work takes one operation each; elsewhere nothing changes."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        return in_place_of_their_own(self._fused_parts, kernels=triton_problem() is None)
+
+    @cached_property
+    def _fused_parts(self) -> list[Swap]:
+        return fused_parts(self.base.get_decoder(), kernels=triton_problem() is None)
 
     def head(self, hidden_NH: Tensor) -> Tensor:
         """Logits [n, V] of positions [n, H]; with `scaled_head` scaled and capped as the config says (Cohere)."""

@@ -17,6 +17,7 @@ from icons.data.batches import Batch
 from icons.errors import UserError
 from icons.gradients.lora import LoraPair
 from icons.gradients.memory import fewer_tokens, token_bytes, tokens_that_fit
+from icons.gradients.operands import triton_problem
 from icons.gradients.projection import Projector, make_projector
 from icons.gradients.rows import Rows, add_unit_gradients, exact_rows, projected_rows
 from icons.gradients.types import Transform, adam, sgd, sign
@@ -117,6 +118,8 @@ class Extractor:
             _ = self.directions
         require_unchanged(feature_fingerprint(self.config, self.checkpoint), self.made_of)
         self._prepared = True
+        if self.model.device.type == "cuda" and (problem := triton_problem()):
+            say(f"Triton's kernels cannot be used ({problem}): plain operations take their place, which are slower")
         more = f"{self.tokens_per_batch:,} tokens a batch", f"{self.image_processes} image processes"
         say(f"{self.side}-grads {self.checkpoint}: {computing(self.model, *more)}")
 
