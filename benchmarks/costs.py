@@ -23,6 +23,7 @@ from icons.config import LoraConfig
 from icons.gradients.memory import GIB, DecoderShape, token_bytes, tokens_that_fit
 from icons.models.parts import language_linears, projector_name
 from icons.selection.influence import influence_matrix, influence_scores
+from icons.store.checksum import checksum
 from icons.store.files import write_tensors
 from icons.store.rows import Shard
 
@@ -155,7 +156,7 @@ def specialist_seconds(rows: int, val_rows: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         written = write_tensors(folder / "shard", {"grads": unit(rows)})
-        shard = Shard("shard", 0, rows, written["bytes"], written["sha256"])
+        shard = Shard("shard", 0, rows, len(written), checksum(written))
         begin = time.perf_counter()
         grads = shard.read(folder, "run it again")["grads"]
         influence_scores(grads, directions)
