@@ -11,16 +11,20 @@ import argparse
 import tempfile
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
+from roofline import CARDS, count_batch, lines, llava_on_paper
 from setting import circumstances, describe
 from torch import nn
 
 from icons.config import LoraConfig
+from icons.gradients.memory import GIB, DecoderShape, token_bytes, tokens_that_fit
 from icons.models.parts import language_linears, projector_name
 from icons.selection.influence import influence_matrix, influence_scores
+from icons.store.checksum import checksum
 from icons.store.files import write_tensors
 from icons.store.rows import Shard
 
@@ -153,7 +157,7 @@ def specialist_seconds(rows: int, val_rows: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         written = write_tensors(folder / "shard", {"grads": unit(rows)})
-        shard = Shard("shard", 0, rows, written["bytes"], written["sha256"])
+        shard = Shard("shard", 0, rows, len(written), checksum(written))
         begin = time.perf_counter()
         grads = shard.read(folder, "run it again")["grads"]
         influence_scores(grads, directions)
@@ -161,6 +165,33 @@ def specialist_seconds(rows: int, val_rows: int) -> tuple[float, float]:
         matrix = influence_matrix(grads, validation).astype(np.float16)
         write_tensors(folder / "matrix", {"influence": matrix})
         return scored - begin, time.perf_counter() - begin
+
+
+MEBIBYTES = {24: 24_564, 40: 40_960, 80: 81_559, 141: 143_771}
+"""A card's memory in GB -> in MiB, as its driver reports it."""
+
+
+def budgets(own: Counts) -> list[tuple[str, ...]]:
+    """Card | free memory | padded tokens of a batch (`gradients.tokens_per_batch: null`)."""
+    shape = DecoderShape(32, 4096, 11008, 32, 32, 128, LoraConfig().r, 2)
+    rows = []
+    for name, mebibytes in MEBIBYTES.items():
+        free = mebibytes * 2**20 - 0.5 * GIB - 2 * own.model - 6 * own.lora
+        tokens = tokens_that_fit(free, token_bytes(shape))
+        kept = tokens * token_bytes(shape)
+        rows.append((f"{name} GB", f"{free / GIB:.1f} GiB", f"{tokens:,}", f"{kept / GIB:.1f} GiB"))
+    return rows
+
+
+def checksum_rates(count: int = 42_000_000, rounds: int = 7) -> tuple[float, float]:
+    """GB a core checks in a second of its own time, by turns: with the shards' checksum, and with SHA-256."""
+    content, seconds = np.random.default_rng(0).bytes(count), {checksum: np.inf, sha256: np.inf}
+    for _ in range(rounds):
+        for kind in seconds:
+            begin = time.process_time()
+            kind(content)
+            seconds[kind] = min(seconds[kind], time.process_time() - begin)
+    return count / seconds[checksum] / GB, count / seconds[sha256] / GB
 
 
 def size(number: float) -> str:
@@ -194,6 +225,14 @@ def main() -> None:
     print(f"{gradient / 1e12:.1f} TFLOP a gradient, {step / 1e12:.1f} TFLOP a sample in training\n")
     kept = disk(own, options.rows, options.data_gb * GB)
     print(table(("what", "made of", "disk"), [(name, how, size(number)) for name, how, number in kept]))
+    head = ("a card of", "free with the model loaded", "tokens a batch", "kept for the backward pass")
+    print("\nEstimated, not measured on a GPU:\n\n" + table(head, budgets(own)))
+    samples = max(1, 10_986 // options.tokens)  # as an H100 of 80 GB takes them
+    setting, sizes = llava_on_paper(), (samples, options.tokens, options.answer, DIM, LoraConfig().r)
+    parts, unfused = (count_batch(setting, *sizes, fused=fused) for fused in (True, False))
+    head = ("of one sample", "TFLOP", "GB", "launches a batch", *[f"ms, {card.name}" for card in CARDS])
+    print(f"\nEstimated, not measured on a GPU; batches of {samples} samples of {options.tokens} tokens:\n")
+    print(table(head, lines(parts, unfused, samples, gradient / (options.tflops * 1e12))))
     head = ("stage", f"samples x {'measured' if options.ms else 'floor'}", "one GPU")
     stages = times(own, options.rows, options)
     print("\n" + table(head, [(name, how, hours(number)) for name, how, number in stages]))
@@ -201,6 +240,7 @@ def main() -> None:
         alone, with_matrix = specialist_seconds(options.shard_rows, options.val_rows)
         shards = options.rows / options.shard_rows
         print("\n" + describe(circumstances(torch.device("cpu"))))
+        print("the bytes are checked at {:.1f} GB/s of a core, by SHA-256 at {:.1f}".format(*checksum_rates()))
         print(
             f"`specialist`: scores {alone * shards:.0f} s; with matrices of {options.val_rows:,} validation samples "
             f"{with_matrix * shards:.0f} s"

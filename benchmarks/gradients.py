@@ -1,16 +1,20 @@
 """Samples per second of the gradient engine against the published loop, batch-1 autograd and a plain batched pass.
 
     python benchmarks/gradients.py [--json FILE] [--profile]
-    python benchmarks/gradients.py --model llava-7b --device cuda --tokens-per-batch 24576
+    python benchmarks/gradients.py --model llava-7b --device cuda --only bare --only "ours count_sketch" \\
+        --tokens-per-batch 5800 --tokens-per-batch 8700 --tokens-per-batch 11600
 
 published    batch 1, checkpointing, retain_graph, float16, dense Rademacher in blocks of 128 columns, four at a time
 sequential   batch-1 autograd, no projection
 ceiling      batched forward and backward as the library does it, no per-sample gradients; our batches
+bare         ours without norms and rows: every per-sample gradient made and dropped (only where it is asked for)
 ours         per-sample gradients, norms and rows on the host, with each projection (none: cosines with --tasks tasks)
 
 All see the same samples, already encoded, decoded and on the device: reading data is no part of any time. Contestants
 take turns in every round, the order changing; a rate is the median of the rounds, a ratio the median of the rounds'
-ratios. The published loop is so slow that it gets `--published-samples` of the samples a round.
+ratios. One that runs out of memory leaves the race, which goes on; each budget of tokens is a race of its own. TFLOP/s
+are the counted operations of our pass times the rate, and the share of the floor is that over the rate of a plain
+product on the same device. The published loop is so slow that it gets `--published-samples` of the samples a round.
 
 Peak memory is that of `icons train-grads` above a process that loads the model and stops there (tiny; the whole
 pipeline, two counts of samples), or torch's own count above the weights (GPU; half of the batches, then all).
@@ -21,8 +25,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +34,7 @@ import torch
 import typer
 from baselines import Baselines, forward_arguments
 from memory import gpu_memory, host_memory
+from roofline import counted_flop
 from setting import (
     TINY_RANK,
     Setting,
@@ -43,6 +47,7 @@ from setting import (
     on_device,
     tiny_model,
 )
+from turns import Race, plain_rate, take_turns
 
 from icons.data.batches import Batch
 from icons.data.batching import plan_batches
@@ -97,31 +102,10 @@ def bare_pass(model: VisionLanguageModel) -> Engine:
     return lambda batch: backpropagate(model.forward_pass(pairs, batch), lambda name, grads: None)
 
 
-def take_turns(contestants: dict[str, Callable[[], int]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Rates by contestant, one a round; each returns the count of its samples. All but the slow one go once untimed."""
-    for name, contestant in contestants.items():
-        if name != "published":
-            contestant()
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds):
-        for name in sorted(contestants, reverse=turn % 2 == 1):
-            _synchronize(device)
-            begin = time.perf_counter()
-            count = contestants[name]()
-            _synchronize(device)
-            rates[name].append(count / (time.perf_counter() - begin))
-    return rates
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def race(
-    setting: Setting, dim: int, tasks: int, tokens_per_batch: int, rounds: int, published: int
-) -> tuple[dict[str, list[float]], list[Batch]]:
-    """Rates of all contestants and the batches they saw."""
+    setting: Setting, dim: int, tasks: int, tokens_per_batch: int, rounds: int, published: int, only: Sequence[str] = ()
+) -> tuple[Race, list[Batch]]:
+    """The race of all contestants but "bare", or of those in `only`, and the batches they saw."""
     model, samples = setting.model, setting.samples
     device, dtype, pad = model.device, model.base.dtype, model.inputs.pad_token_id
     plan = plan_batches([sample.length for sample in samples], tokens_per_batch)
@@ -144,6 +128,10 @@ def race(
         contestants["published"] = counted(lambda: baselines.published(few, dim), len(few))
     for kind, engine in engines(model, dim, tasks).items():
         contestants[f"ours {kind}"] = counted(lambda engine=engine: [engine(batch) for batch in batches], len(samples))
+    if only:
+        bare = bare_pass(model)
+        contestants["bare"] = counted(lambda: [bare(batch) for batch in batches], len(samples))
+        contestants = {name: contestant for name, contestant in contestants.items() if name in only}
     return take_turns(contestants, rounds, device), batches
 
 
@@ -151,7 +139,7 @@ def share_outside(model: VisionLanguageModel, dim: int, batch: Batch, repeats: i
     """Share of a batch's time that is norms, projection, unit rows and copies: what `bare_pass` does without."""
     engine, bare = sketched(model, "count_sketch", dim), bare_pass(model)
     contestants = {"engine": lambda: (engine(batch), 1)[1], "bare": lambda: (bare(batch), 1)[1]}
-    rates = take_turns(contestants, repeats, model.device)
+    rates = take_turns(contestants, repeats, model.device).rates
     return 1 - statistics.median(whole / part for whole, part in zip(rates["engine"], rates["bare"], strict=True))
 
 
@@ -171,7 +159,8 @@ def main(
     model: Annotated[Model, typer.Option(help="tiny: 5 million parameters; llava-7b: random weights, built")] = "tiny",
     device: Annotated[str, typer.Option(help="cpu, or cuda for llava-7b")] = "cpu",
     samples: int = 96,
-    tokens_per_batch: int = 2048,
+    tokens_per_batch: Annotated[list[int], typer.Option(help="may be given several times")] = [2048],  # noqa: B006
+    only: Annotated[list[str], typer.Option(help="a contestant's name; may be given several times")] = [],  # noqa: B006
     dim: int = 5120,
     tasks: Annotated[int, typer.Option(help="target tasks of the exact scores (projection none)")] = 10,
     rounds: int = 5,
@@ -189,27 +178,43 @@ def main(
         torch.set_num_threads(threads)
     facts = circumstances(where)
     typer.echo(describe(facts))
-    settings = {"model": model.value, "samples": samples, "tokens_per_batch": tokens_per_batch}
-    settings |= {"dim": dim, "tasks": tasks}
+    settings = {"model": model.value, "samples": samples, "dim": dim, "tasks": tasks}
+    results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         setting = tiny_setting(folder, samples) if model is Model.tiny else llava_7b(where, samples)
-        rates, batches = race(setting, dim, tasks, tokens_per_batch, rounds, published_samples)
-        shapes = ", ".join(f"{tuple(batch.input_ids.shape)}" for batch in batches[:6])
-        typer.echo(f"{samples} samples in {len(batches)} batches: {shapes}{', ...' if len(batches) > 6 else ''}\n")
-        result = summary(rates)
-        result["share_outside_forward_backward"] = share_outside(setting.model, dim, batches[0])
-        result["peak_memory_bytes"] = {}
-        if memory and where.type == "cuda":
-            result["peak_memory_bytes"] = gpu_memory(sketched(setting.model, "count_sketch", dim), batches)
-        elif memory and model is Model.tiny and Path("/proc/self/status").exists():
-            result["peak_memory_bytes"] = host_memory(folder, (samples, 4 * samples), tokens_per_batch, dim)
-        print_summary(result)
+        plain = plain_rate(where, setting.model.base.dtype)
+        typer.echo(f"plain products: {plain:.3g} TFLOP/s")
+        for budget in tokens_per_batch:
+            ran, batches = race(setting, dim, tasks, budget, rounds, published_samples, only)
+            shapes = ", ".join(f"{tuple(batch.input_ids.shape)}" for batch in batches[:6])
+            more = ", ..." if len(batches) > 6 else ""
+            typer.echo(f"\n{budget} tokens: {samples} samples in {len(batches)} batches: {shapes}{more}\n")
+            result = summary(ran, samples, _flop(setting.model, batches), plain) | {"tokens_per_batch": budget}
+            result |= {"share_outside_forward_backward": None, "peak_memory_bytes": {}}
+            if not only:
+                result["share_outside_forward_backward"] = share_outside(setting.model, dim, batches[0])
+            if memory and where.type == "cuda" and not ran.out_of_memory:
+                result["peak_memory_bytes"] = gpu_memory(sketched(setting.model, "count_sketch", dim), batches)
+            elif memory and model is Model.tiny and Path("/proc/self/status").exists():
+                result["peak_memory_bytes"] = host_memory(folder, (samples, 4 * samples), budget, dim)
+            print_summary(result)
+            results.append(result)
         if profile:
             print_profile(setting.model, dim, batches[0])
     if json_file is not None:
-        settings |= {"rounds": rounds, "published_samples": published_samples}
-        json_file.write_text(json.dumps({**result, "settings": settings, **facts}, indent=1) + "\n")
+        settings |= {"rounds": rounds, "published_samples": published_samples, "tokens_per_batch": tokens_per_batch}
+        content = {**results[0], "budgets": results, "plain_tflops": plain, "settings": settings, **facts}
+        json_file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _flop(model: VisionLanguageModel, batches: list[Batch]) -> float | None:
+    """Operations of our pass over the batches; None where memory runs out."""
+    bare = bare_pass(model)
+    try:
+        return counted_flop(lambda: [bare(batch) for batch in batches])
+    except torch.OutOfMemoryError:
+        return None
 
 
 def tiny_setting(folder: Path, count: int) -> Setting:
@@ -219,8 +224,9 @@ def tiny_setting(folder: Path, count: int) -> Setting:
     return Setting(model, encoded(source), lambda samples: decoded(source, samples))
 
 
-def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians of rates and of the rounds' ratios."""
+def summary(race: Race, samples: int, flop: float | None, plain: float) -> dict[str, Any]:
+    """Medians of rates and of the rounds' ratios; of ours and the bare pass TFLOP/s and the share of the floor too."""
+    rates = race.rates
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = {name.removeprefix("ours "): value for name, value in medians.items() if name.startswith("ours ")}
     baselines = {name: medians.get(name) for name in ("published", "sequential", "ceiling")}
@@ -230,25 +236,49 @@ def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
         for name, value in baselines.items()
         if value is not None
     }
+    tflops = {name: flop / samples * rate / 1e12 for name, rate in medians.items() if flop and _is_ours(name)}
     return {
         **{f"{name}_per_s": value for name, value in baselines.items()},
+        "bare_per_s": medians.get("bare"),
         "ours_per_s": ours,
         "ratios": ratios,
+        "tflops": tflops,
+        "share_of_floor": {name: value / plain for name, value in tflops.items()},
+        "out_of_memory": race.out_of_memory,
+        "reserved_bytes": race.reserved_bytes,
+        "alloc_retries": race.retries,
         "rates_by_round": rates,
     }
 
 
+def _is_ours(name: str) -> bool:
+    return name == "bare" or name.startswith("ours ")
+
+
 def print_summary(result: dict[str, Any]) -> None:
-    rows = [(name, result[f"{name}_per_s"]) for name in ("published", "sequential", "ceiling")]
-    rows += [(f"ours, {kind}", rate) for kind, rate in result["ours_per_s"].items()]
-    for name, rate in rows:
-        typer.echo(
-            f"{name:<22} " + ("not measured" if rate is None else f"{rate:10.2f} samples/s  {1e3 / rate:10.1f} ms")
-        )
+    rows = [(name, name, result[f"{name}_per_s"]) for name in ("published", "sequential", "ceiling", "bare")]
+    rows += [(f"ours {kind}", f"ours, {kind}", rate) for kind, rate in result["ours_per_s"].items()]
+    for name, shown, rate in rows:
+        if name in result["out_of_memory"] or rate is None:
+            typer.echo(f"{shown:<22} " + ("out of memory" if name in result["out_of_memory"] else "not measured"))
+            continue
+        line = f"{shown:<22} {rate:10.2f} samples/s  {1e3 / rate:10.1f} ms"
+        if name in result["tflops"]:
+            line += f"  {result['tflops'][name]:.3g} TFLOP/s, {result['share_of_floor'][name]:.0%} of plain products"
+        if name in result["reserved_bytes"]:
+            line += (
+                f"  {result['reserved_bytes'][name] / 2**30:.1f} GiB reserved, {result['alloc_retries'][name]} retries"
+            )
+        typer.echo(line)
+    for name in result["out_of_memory"]:
+        if name not in {row[0] for row in rows}:
+            typer.echo(f"{name.replace(' ', ', ', 1):<22} out of memory")
     typer.echo("")
     for name, ratio in result["ratios"].items():
         typer.echo(f"{name:<28} {ratio:8.2f}")
-    typer.echo(f"time outside forward and backward (count_sketch): {result['share_outside_forward_backward']:.1%}")
+    if result["share_outside_forward_backward"] is not None:
+        share = result["share_outside_forward_backward"]
+        typer.echo(f"time outside forward and backward (count_sketch): {share:.1%}")
     for count, peak in result["peak_memory_bytes"].items():
         typer.echo(f"peak memory above the model's own at {count} samples: {peak / 2**20:.0f} MiB")
 

@@ -157,7 +157,7 @@ def make_rows(
         writer.append(tensors, start, stop, 0, [], 0.1)
     folder = run.index("final").parent
     shards = [
-        Shard(f"{writer.folder.name}/{s.file}", s.start, s.stop, s.bytes, s.sha256) for s in writer.manifest.shards
+        Shard(f"{writer.folder.name}/{s.file}", s.start, s.stop, s.bytes, s.checksum) for s in writer.manifest.shards
     ]
     write_index(run.index("final"), Index(rows, writer.manifest.fingerprint, shards, folder))
 

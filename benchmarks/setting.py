@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 
+from icons import __version__
 from icons.config import LoraConfig, ModelConfig
 from icons.data.batches import Batch, make_batch
 from icons.data.formats import LlavaFormat
@@ -149,10 +150,11 @@ def _made_up(row: int, rng: Random, image: int, patches: int, vocab: int) -> Sam
 
 def _with_lora(model: VisionLanguageModel, config: LoraConfig, b_std: float) -> VisionLanguageModel:
     """In the base model's dtype, as it is trained; a fresh B is zero, and so every gradient of A would be."""
-    model = attach_fresh_lora(model, config)
+    with model.device:
+        model = attach_fresh_lora(model, config)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.peft.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name and not parameter.is_meta:
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * b_std)
         if "lora_" in name:
             parameter.data = parameter.data.to(model.base.dtype)
@@ -171,13 +173,21 @@ def circumstances(device: torch.device) -> dict[str, Any]:
     hardware["load_average"] = round(os.getloadavg()[0], 2)
     if device.type == "cuda":
         hardware |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    packages = ("icons", "torch", "transformers", "peft")
+    own = {"python": platform.python_version(), "icons": __version__}
+    packages = ("torch", "transformers", "peft")
     return {
         "command": shlex.join(["python", *sys.argv]),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "hardware": hardware,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": own | {name: _version(name) for name in packages},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "?"
 
 
 def describe(facts: dict[str, Any]) -> str:

@@ -114,7 +114,7 @@ class GradientConfig(Section):
     projection: Annotated[str, AfterValidator(_known_projection)] = "count_sketch"  # none = exact scores
     dim: int = Field(5120, ge=1, le=MOST)
     seed: int = Field(0, gt=-(2**63), lt=2**63)
-    tokens_per_batch: int | None = Field(None, ge=1, le=MOST)  # padded, at once; null = 16384 on a GPU, 2048 on a CPU
+    tokens_per_batch: int | None = Field(None, ge=1, le=MOST)  # padded; null = by a GPU's memory, 2048 on a CPU
     shard_rows: int = Field(4096, ge=1, le=MOST)
     num_workers: int | None = Field(None, ge=0, le=4096)  # that decode images; null = none on a CPU, up to 8 for a GPU
     workers: int | None = Field(None, ge=1, le=4096)  # processes that compute chunks; null = one for each visible GPU

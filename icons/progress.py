@@ -99,6 +99,11 @@ def say(message: str) -> None:
         print(for_terminal(message), flush=True)
 
 
+def tell(message: str) -> None:
+    """One line about the work, to standard error: for commands whose output another program may read."""
+    print(for_terminal(message), file=sys.stderr, flush=True)
+
+
 def say_json(value: Any, indent: int | None = 1) -> None:
     """The same for programs: a text that is not ASCII stays as it is, but for what would command a terminal."""
     print(json_for_terminal(value, indent), flush=True)

@@ -25,5 +25,10 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Processes that decode images are forked after tokenising; each of them turns the tokenizer's threads off.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Products and sums in one step, as all versions of Triton did before the default was announced to change.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    # A GPU's memory in pieces that grow: batches of changing lengths leave no holes that nothing fits in.
+    if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name of newer versions, which this one would overrule
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     with exit_codes():
         app(args=arguments, prog_name="icons")

@@ -17,6 +17,8 @@ from icons.gradients.hashing import BLOCK, LANES, Key
 
 PROGRAMS = 640
 """Programs to aim at for up to 16 samples: a few for each of the 132 processors of an H100 or H200."""
+DENSE_PROGRAMS = 528
+"""At most so many of the dense kernel's for up to 64 samples: four for each processor, and none waits for a place."""
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -59,6 +61,7 @@ def _count_sketch_partials(
         chunk = split * CHUNKS + step
         k = outputs - tl.load(offsets + chunk, mask=chunk * DIM < size, other=0)
         k = tl.where(k < 0, k + DIM, k)
+        # No hint that these come in runs: where a chunk wraps they do not, and the threads read neighbours without it.
         positions = chunk * DIM + k
         inside = (outputs < DIM) & (positions < size)
         words = _hash_words((positions >> 5).to(tl.uint32), key0, key1)
@@ -138,7 +141,8 @@ def add_count_sketch(grads_BP: Tensor, out_BD: Tensor, offsets_J: Tensor, key: K
     (batch, size), dim = grads_BP.shape, out_BD.shape[1]
     block_b = min(16, triton.next_power_of_2(batch))
     block_d = 128
-    splits, chunks_per_split = _split(triton.cdiv(size, dim), triton.cdiv(dim, block_d), at_least=4)
+    programs = triton.cdiv(PROGRAMS, triton.cdiv(dim, block_d))
+    splits, chunks_per_split = _split(triton.cdiv(size, dim), min(programs, triton.cdiv(size, 4 * dim)))
     partials = out_BD.new_empty(splits, batch, dim)
     with torch.cuda.device(grads_BP.get_device()):
         _count_sketch_partials[(triton.cdiv(dim, block_d), splits, triton.cdiv(batch, block_b))](
@@ -155,9 +159,7 @@ def add_rademacher(grads_BP: Tensor, out_BD: Tensor, key: Key) -> None:
     p < 2**30 and at most `hashing.max_dense_size(d)`; key: `TensorKeys.signs`.
     """
     (batch, size), dim = grads_BP.shape, out_BD.shape[1]
-    block_b = min(32, max(16, triton.next_power_of_2(batch)))
-    block_d = 64
-    splits, blocks_per_split = _split(triton.cdiv(size, BLOCK), triton.cdiv(dim, block_d), at_least=1)
+    splits, blocks_per_split, block_b, block_d = dense_plan(batch, size, dim)
     partials = out_BD.new_empty(splits, batch, dim)
     with torch.cuda.device(grads_BP.get_device()):
         _rademacher_partials[(triton.cdiv(dim, block_d), splits, triton.cdiv(batch, block_b))](
@@ -168,15 +170,31 @@ def add_rademacher(grads_BP: Tensor, out_BD: Tensor, key: Key) -> None:
         _add(partials, out_BD, dim**-0.5)
 
 
+def try_out() -> None:
+    """A small sketch on the GPU; raises whatever is in the way of it: no compiler, no driver."""
+    out = torch.zeros(1, 4, device="cuda")
+    add_count_sketch(torch.ones(1, 8, device="cuda"), out, torch.zeros(2, dtype=torch.int32, device="cuda"), (1, 2))
+    out.cpu()
+
+
 def _add(partials: Tensor, out_BD: Tensor, scale: float) -> None:
     count = out_BD.numel()
     _add_partials[(triton.cdiv(count, 512),)](partials, out_BD, count, scale, SPLITS=partials.shape[0], BLOCK_N=512)
 
 
-def _split(pieces: int, columns: int, at_least: int) -> tuple[int, int]:
-    """(splits, pieces a split) for `PROGRAMS` programs over `columns`, with `at_least` pieces a split."""
-    programs = min(triton.cdiv(PROGRAMS, columns), triton.cdiv(pieces, at_least))
-    pieces_per_split = triton.cdiv(pieces, programs)
+def dense_plan(batch: int, size: int, dim: int) -> tuple[int, int, int, int]:
+    """(splits, blocks of positions a split, samples a program, outputs a program) of the dense kernel.
+
+    A sign is made once for all samples of a program, up to 64. The first two depend on p and d alone.
+    """
+    block_b, block_d = min(64, max(16, triton.next_power_of_2(batch))), 64
+    programs = max(1, DENSE_PROGRAMS // triton.cdiv(dim, block_d))
+    return *_split(triton.cdiv(size, BLOCK), programs), block_b, block_d
+
+
+def _split(pieces: int, programs: int) -> tuple[int, int]:
+    """(splits, pieces a split): at most `programs` splits that share the pieces."""
+    pieces_per_split = triton.cdiv(pieces, min(programs, pieces))
     return triton.cdiv(pieces, pieces_per_split), pieces_per_split
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ Sink = Callable[[str, Tensor], None]
 
 @dataclass(frozen=True)
 class LoraPair:
-    """One adapted linear layer: A [r, in], B [out, r], scaling s; `name` is its module path in the PEFT model."""
+    """One adapted linear layer: A [r, in], B [out, r], scaling s; `name` is its module path in the PEFT model.
+
+    `operands` are made once, from the weights as they are then: other weights want other pairs.
+    """
 
     name: str
     module: nn.Module
@@ -37,6 +41,12 @@ class LoraPair:
     def tensors(self) -> list[tuple[str, Tensor]]:
         """Canonical names, as in the PEFT adapter file, with the parameters."""
         return [(f"{self.name}.lora_A.weight", self.a.weight), (f"{self.name}.lora_B.weight", self.b.weight)]
+
+    @cached_property
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """A and s B in the base layer's dtype; s is multiplied in float32, so that s B is rounded once."""
+        a, b, dtype = self.a.weight.detach(), self.b.weight.detach(), self.base.weight.dtype
+        return a.to(dtype), (b.float() * self.scaling).to(dtype)
 
 
 def lora_pairs(model: nn.Module) -> list[LoraPair]:
@@ -84,8 +94,7 @@ def per_sample_gradients(pairs: list[LoraPair], sink: Sink) -> Iterator[None]:
 
 def _forward(pair: LoraPair, anchor: Tensor, sink: Sink) -> Callable[..., Tensor]:
     weight, bias = pair.base.weight.detach(), pair.base.bias
-    a = pair.a.weight.detach().to(weight.dtype)
-    b = pair.b.weight.detach().to(weight.dtype) * pair.scaling
+    a, b = pair.operands
     names = [name for name, _ in pair.tensors]
 
     def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -115,9 +124,11 @@ class _Adapted(torch.autograd.Function):
         names: list[str],
         sink: Sink,
     ) -> Tensor:
+        # The thin product first: the large one adds to it while it computes. The other way round the large result would
+        # be rounded twice, and read and written once more.
         h_BTR = F.linear(x_BTI, a_RI)
-        y_BTO = F.linear(x_BTI, weight_OI, bias_O)
-        y_BTO.view(-1, y_BTO.shape[-1]).addmm_(h_BTR.view(-1, h_BTR.shape[-1]), b_OR.t())
+        y_BTO = F.linear(h_BTR, b_OR, bias_O)
+        _rows(y_BTO).addmm_(_rows(x_BTI), weight_OI.t())
         ctx.save_for_backward(x_BTI, h_BTR)
         ctx.frozen = weight_OI, a_RI, b_OR, scaling, names, sink
         return y_BTO
@@ -127,10 +138,16 @@ class _Adapted(torch.autograd.Function):
         x_BTI, h_BTR = ctx.saved_tensors
         weight_OI, a_RI, b_OR, scaling, (name_a, name_b), sink = ctx.frozen
         u_BTR = d_BTO @ b_OR
-        sink(name_b, torch.bmm(d_BTO.transpose(1, 2), h_BTR * scaling).flatten(1))
+        grads_BOR = d_BTO.new_empty(d_BTO.shape[0], *b_OR.shape)
+        sink(name_b, grads_BOR.baddbmm_(d_BTO.transpose(1, 2), h_BTR, beta=0, alpha=scaling).flatten(1))
         sink(name_a, torch.bmm(u_BTR.transpose(1, 2), x_BTI).flatten(1))
         dx_BTI = None
         if ctx.needs_input_grad[0]:
-            dx_BTI = d_BTO @ weight_OI
-            dx_BTI.view(-1, dx_BTI.shape[-1]).addmm_(u_BTR.view(-1, u_BTR.shape[-1]), a_RI)
+            dx_BTI = u_BTR @ a_RI
+            _rows(dx_BTI).addmm_(_rows(d_BTO), weight_OI)
         return dx_BTI, None, None, None, None, None, None, None, None
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """[B, T, n] as [B T, n]; what is written to is contiguous and so a view."""
+    return tensor.reshape(-1, tensor.shape[-1])

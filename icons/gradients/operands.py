@@ -45,10 +45,22 @@ def check_operands(name: str, grads_BP: Tensor, out_BD: Tensor, dim: int, max_si
 
 
 def on_triton(tensor: Tensor) -> bool:
-    """True for a CUDA tensor where the triton package is installed."""
-    return tensor.is_cuda and _has_triton()
+    """True for a CUDA tensor where Triton's kernels can be used."""
+    return tensor.is_cuda and triton_problem() is None
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def triton_problem() -> str | None:
+    """Why Triton's kernels cannot be used here, in a few words; None where they can. Compiles and runs a small one.
+
+    Triton compiles when a kernel is first called, with a C compiler that a cluster's computing nodes may not have.
+    """
+    if find_spec("triton") is None:
+        return "the triton package is not installed"
+    try:
+        from icons.gradients import kernels
+
+        kernels.try_out()
+    except Exception as error:  # of Triton, the compiler or the driver: each has kinds of its own
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return None

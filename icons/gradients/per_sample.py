@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from icons.gradients.lora import LoraPair, Sink, per_sample_gradients
+from icons.gradients.transfer import to_device
 
 IGNORE = -100  # torch's own ignore_index
 
@@ -58,7 +59,7 @@ def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
     seen: set[str] = set()
     expected = {name for pair in batch.pairs for name, _ in pair.tensors}
     active = sinks[0]
-    targets = _targets(batch.labels_BT, batch.device)  # before the forward pass is queued: a copy waits for the queue
+    targets = _targets(batch.labels_BT, batch.device)
 
     def once(name: str, grads_BP: Tensor) -> None:
         if name in seen:
@@ -90,8 +91,8 @@ class _Targets:
 def _targets(labels_BT: Tensor, device: torch.device) -> _Targets:
     labelled_BT = labels_BT != IGNORE
     sample_N, position_N = torch.nonzero(labelled_BT, as_tuple=True)
-    parts = sample_N, position_N, labels_BT[sample_N, position_N], labelled_BT.sum(1)
-    return _Targets(*(part.to(device) for part in parts))
+    together_3N = to_device(torch.stack([sample_N, position_N, labels_BT[sample_N, position_N]]), device)
+    return _Targets(together_3N[0], together_3N[1], together_3N[2], to_device(labelled_BT.sum(1), device))
 
 
 def _sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], targets: _Targets) -> Losses:

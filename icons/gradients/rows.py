@@ -5,7 +5,7 @@ Nothing the size of batch x parameters is kept: each LoRA tensor's features are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from icons.gradients.per_sample import ForwardPass, Losses, backpropagate, squared_norms
 from icons.gradients.projection import Projector
+from icons.gradients.transfer import to_host
 from icons.gradients.types import Transform
 
 
@@ -27,6 +28,17 @@ class Rows:
     values_BD: Tensor
     norms_B: Tensor
     losses: Losses
+
+    def to_host(self, dtype: torch.dtype) -> Callable[[], Rows]:
+        """Sends them to the host, values in `dtype`, without waiting; what is returned waits until they are there."""
+        losses = self.losses
+        arrived = to_host([self.values_BD.to(dtype), self.norms_B, losses.mean_B, losses.tokens_B])
+
+        def rows() -> Rows:
+            values, norms, means, tokens = arrived()
+            return Rows(values, norms, Losses(means, tokens))
+
+        return rows
 
 
 def projected_rows(batch: ForwardPass, projector: Projector, transform: Transform) -> Rows:

@@ -90,7 +90,7 @@ def attach_adapter(model: VisionLanguageModel, folder: Path) -> VisionLanguageMo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with reading(f"adapter {folder} cannot be loaded"):
-            peft = PeftModel.from_pretrained(model.base, folder, is_trainable=False)
+            peft = PeftModel.from_pretrained(model.base, folder, is_trainable=False, torch_device=str(model.device))
     for parameter in _whole_modules(peft).values():  # trained in float32, used beside layers of the model's own dtype
         parameter.data = parameter.data.to(model.base.dtype)
     return replace(model, peft=peft.requires_grad_(False).eval())

@@ -16,6 +16,7 @@ from icons.config import ModelConfig
 from icons.errors import UserError
 from icons.models.foreign import reading, reason, require_own_code_only, require_plain_folder
 from icons.models.formats import input_format, reads_images
+from icons.models.place import take_device
 from icons.models.probe import with_right_head
 from icons.models.vlm import VisionLanguageModel
 
@@ -45,18 +46,9 @@ def model_folder(base: str) -> Path:
     return folder
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU, or the CPU without one; a UserError when a GPU is asked for and there is none."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"model.device: {name} asked for, but torch sees no GPU; use auto or cpu")
-    return torch.device(name)
-
-
 def load_base(config: ModelConfig) -> VisionLanguageModel:
-    """The model without an adapter, every parameter frozen, in eval mode, on its device."""
-    folder, device = model_folder(config.base), pick_device(config.device)
+    """The model without an adapter, every parameter frozen, in eval mode, read straight to its device."""
+    folder, device = model_folder(config.base), take_device(config.device)
     inputs = input_format(folder, config)
     _require_enough_weights(folder, meta_model(config))
     with _quiet_transformers(), reading(f"model.base: the weights in {folder} cannot be loaded"):
@@ -65,11 +57,12 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
             dtype=getattr(torch, config.dtype),
             output_loading_info=True,
             trust_remote_code=config.trust_remote_code,
+            device_map={"": device},
         )
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(f"model.base: {folder} lacks {len(missing)} of the model's tensors, the first is {missing[0]}")
-    model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval()
     return with_right_head(VisionLanguageModel(model, model, inputs, device))
 
 

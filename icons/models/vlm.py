@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,10 @@ from torch import Tensor, nn
 from icons.data.batches import Batch, stack_images
 from icons.data.formats import ImageInputs, InputFormat
 from icons.gradients.lora import LoraPair, lora_pairs
+from icons.gradients.operands import triton_problem
 from icons.gradients.per_sample import ForwardPass
+from icons.gradients.transfer import to_device
+from icons.models.fused import Swap, fused_parts, in_place_of_their_own
 from icons.models.last_layer import labelled_positions, last_layer_at, prunable_layer
 
 
@@ -35,14 +39,26 @@ class VisionLanguageModel:
         """How to run the batch; the last layer only where a label is, when that is a half of it or less."""
         layer = prunable_layer(self.base.get_decoder())
         index_BQ, labels_BQ = labelled_positions(batch.labels)
-        if layer is None or 2 * index_BQ.shape[1] > batch.labels.shape[1]:
-            return ForwardPass(pairs, lambda: self.hidden_states(batch), self.head, batch.labels)
+        whole = layer is None or 2 * index_BQ.shape[1] > batch.labels.shape[1]
 
         def hidden() -> Tensor:
-            with last_layer_at(layer, index_BQ.to(self.device)):
-                return self.hidden_states(batch)
+            with self.fused():
+                if whole:
+                    return self.hidden_states(batch)
+                with last_layer_at(layer, to_device(index_BQ, self.device)):
+                    return self.hidden_states(batch)
 
-        return ForwardPass(pairs, hidden, self.head, labels_BQ)
+        return ForwardPass(pairs, hidden, self.head, batch.labels if whole else labels_BQ)
+
+    def fused(self) -> AbstractContextManager[None]:
+        """While open, on a GPU, the decoder's element-wise work takes one operation each; elsewhere nothing changes."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        return in_place_of_their_own(self._fused_parts, kernels=triton_problem() is None)
+
+    @cached_property
+    def _fused_parts(self) -> list[Swap]:
+        return fused_parts(self.base.get_decoder(), kernels=triton_problem() is None)
 
     def head(self, hidden_NH: Tensor) -> Tensor:
         """Logits [n, V] of positions [n, H]; with `scaled_head` scaled and capped as the config says (Cohere)."""
@@ -61,7 +77,7 @@ class VisionLanguageModel:
         Without an attention mask: under causal attention no real token sees the padding behind it, and the fast
         attention kernels stay available. The vision tower keeps no graph, as nothing in it asks for a gradient.
         """
-        input_ids = batch.input_ids.to(self.device, non_blocking=True)
+        input_ids = to_device(batch.input_ids, self.device)
         if self.base.config.model_type == "llava":
             return self._llava_hidden_states(batch, input_ids)
         output = self.base.base_model(input_ids=input_ids, use_cache=False, **self.image_arguments(batch, input_ids))
@@ -80,7 +96,7 @@ class VisionLanguageModel:
         """Joined on the device: the copies there start from page-locked memory and wait for nothing."""
 
         def moved(tensor: Tensor) -> Tensor:
-            return tensor.to(self.device, self.base.dtype if tensor.is_floating_point() else None, non_blocking=True)
+            return to_device(tensor, self.device, self.base.dtype if tensor.is_floating_point() else None)
 
         return stack_images([{name: moved(tensor) for name, tensor in image.items()} for image in images])
 
@@ -97,9 +113,8 @@ class VisionLanguageModel:
             embeds_BTH = self.base.get_input_embeddings()(input_ids_BT)
             if batch.images:
                 features_IPH = self._image_features(self._on_device(batch.images)["pixel_values"])
-                owners = torch.tensor(
-                    [index for positions in batch.image_index for index in positions], device=self.device
-                )
+                shown = [index for positions in batch.image_index for index in positions]
+                owners = to_device(torch.tensor(shown), self.device)
                 assert self.inputs.image_token_id is not None
                 is_image = torch.eq(input_ids_BT, self.inputs.image_token_id).unsqueeze(-1)
                 embeds_BTH = embeds_BTH.masked_scatter(is_image, features_IPH[owners].to(embeds_BTH.dtype))

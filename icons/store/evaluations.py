@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def write_answers(folder: Path, done: TaskAnswers) -> None:
         "rows": len(done.answers),
         "bad": done.bad,
         "seconds": round(done.seconds, 3),
-        "files": {file: written["sha256"]},
+        "files": {file: hashlib.sha256(written).hexdigest()},
     }
     write_sealed(marker, content)
 

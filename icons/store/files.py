@@ -61,14 +61,14 @@ def read_sealed(path: Path, advice: str) -> dict[str, Any]:
     return content
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None) -> dict[str, Any]:
-    """Writes a safetensors file; returns its `bytes` and `sha256`."""
+def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None) -> bytes:
+    """Writes a safetensors file; returns its bytes."""
     # safetensors writes the buffer as it lies: a non-contiguous array would come back scrambled.
-    content = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+    content: bytes = save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
     if metadata:
         content = _with_metadata(content, metadata)
     write_bytes(path, content)
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return content
 
 
 def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:

@@ -33,7 +33,7 @@ class Index:
     @property
     def digest(self) -> str:
         """16 hex digits for the fingerprint and the bytes of every shard."""
-        return digest({**self.fingerprint, "shards": [shard.sha256 for shard in self.shards]})
+        return digest({**self.fingerprint, "shards": [shard.checksum for shard in self.shards]})
 
 
 def recompute(shard: Shard) -> str:

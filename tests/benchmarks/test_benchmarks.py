@@ -17,13 +17,23 @@ import sys, torch
 sys.path.insert(0, sys.argv[1])
 from gradients import race
 from setting import synthetic
+from turns import take_turns
 from transformers import AutoConfig
 
 from tests.conftest import ROOT
 setting = synthetic(AutoConfig.from_pretrained(sys.argv[2]), torch.device("cpu"), 4, 4)
-rates, batches = race(setting, 64, 3, 1024, 1, 1)
+ran, batches = race(setting, 64, 3, 1024, 1, 1)
+rates = ran.rates
 assert {"sequential", "ceiling", "published", "ours count_sketch", "ours rademacher", "ours none"} <= rates.keys()
 assert sum(len(batch.rows) for batch in batches) == 4
+chosen, _ = race(setting, 64, 3, 1024, 1, 1, ["bare"])
+assert chosen.rates.keys() == {"bare"}
+
+def full():
+    raise torch.OutOfMemoryError("no more")
+
+left = take_turns({"goes on": lambda: 2, "full": full}, 2, torch.device("cpu"))
+assert left.out_of_memory == ["full"] and left.rates.keys() == {"goes on"} and len(left.rates["goes on"]) == 2
 """
 
 
@@ -35,6 +45,7 @@ def run(*command: object) -> str:
 
 def test_the_race_on_the_tiny_model(tmp_path: Path) -> None:
     options = ["--samples", 6, "--rounds", 1, "--published-samples", 0, "--no-memory", "--json", tmp_path / "r.json"]
+    options += ["--tokens-per-batch", 512, "--tokens-per-batch", 2048]
     out = run(BENCHMARKS / "gradients.py", *options)
     assert "ours, count_sketch" in out
     found = json.loads((tmp_path / "r.json").read_text())
@@ -47,6 +58,9 @@ def test_the_race_on_the_tiny_model(tmp_path: Path) -> None:
         "versions",
     } <= found.keys()
     assert found["ours_per_s"].keys() == {"count_sketch", "rademacher", "none"}
+    assert [budget["tokens_per_batch"] for budget in found["budgets"]] == [512, 2048]
+    assert all(len(budget["share_of_floor"]) == 3 for budget in found["budgets"])
+    assert out.count("of plain products") == 6
 
 
 def test_the_race_on_a_model_built_from_its_config(tiny_model: Path) -> None:
@@ -105,6 +119,7 @@ def test_the_costs_with_the_specialist_measured() -> None:
     assert "319,815,680 of LoRA" in out
     assert "| `train-grads` | 665,298 x" in out
     assert "`specialist`: scores" in out
+    assert out.count("Estimated, not measured on a GPU") == 2
 
 
 def test_from_rows_to_a_selection_in_its_smallest_form(tmp_path: Path) -> None:

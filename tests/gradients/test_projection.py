@@ -229,7 +229,9 @@ def compare_kernels_with_the_cpu() -> None:
     """bfloat16 has no row for rademacher: the interpreter multiplies its bit patterns as integers in tl.dot."""
     from icons.gradients import kernels
 
-    kernels.PROGRAMS = 12  # several chunks or blocks a split, and several splits, at these small sizes
+    kernels.PROGRAMS = kernels.DENSE_PROGRAMS = (
+        12  # several chunks or blocks a split, and several splits, at these small sizes
+    )
     compared = 0
     for batch, size, dim in [(3, 700, 200), (17, 90, 200), (2, 200, 200), (5, 9000, 130)]:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):

@@ -21,7 +21,8 @@ from icons.data.sets import open_records
 from icons.errors import UserError
 from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, require_fit
 from icons.models.formats import input_format
-from icons.models.loading import meta_model, model_folder, pick_device
+from icons.models.loading import meta_model, model_folder
+from icons.models.place import pick_device
 from icons.plain import in_line
 from icons.progress import Progress, say
 from icons.report.problems import by_kind

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from icons.config import Config
 from icons.cores import cores, torch_on_one_thread
-from icons.models.loading import pick_device
+from icons.models.place import pick_device
 from icons.progress import Progress
 from icons.selection.voters import Block, Bool, Voters
 from icons.stages.specialist.checkpoints import checkpoint_weights

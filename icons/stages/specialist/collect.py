@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from icons.cores import cores
 from icons.data.batches import Batch, load_batches
 from icons.data.records import Records
 from icons.data.samples import BadRecord, DataSource, Sample
@@ -111,18 +110,19 @@ def _shard(
     _refuse(extractor, bad)
     tensors = extractor.empty_shard(start, stop)
     advance(len(bad))
-    waiting: tuple[Batch, Rows] | None = None
+    waiting: tuple[Batch, Callable[[], Rows]] | None = None
     begin, done, count = time.monotonic(), len(bad), stop - start
-    on_gpu, workers = extractor.model.device.type == "cuda", _num_workers(extractor)
+    on_gpu, workers = extractor.model.device.type == "cuda", extractor.image_processes
     for batch, unreadable in load_batches(samples, source.inputs, extractor.tokens_per_batch, workers, pin=on_gpu):
         _refuse(extractor, unreadable)
         bad += unreadable
         advance(len(unreadable))
         for part, rows in extractor.rows(batch) if batch else ():
-            # Fetched one batch late, so that a GPU has its next work before it is waited for.
+            # Sent at once and looked at one batch late, when a GPU has its next work: it is never waited for idle.
+            leaving = extractor.leaving(rows)
             if waiting is not None:
                 _fill(extractor, source, tensors, start, *waiting)
-            waiting = part, rows
+            waiting = part, leaving
             advance(len(part.rows))
             done += len(part.rows)
             leave_if_asked((time.monotonic() - begin) / done * (count - done))
@@ -132,8 +132,14 @@ def _shard(
 
 
 def _fill(
-    extractor: Extractor, source: DataSource, tensors: dict[str, Array], start: int, batch: Batch, rows: Rows
+    extractor: Extractor,
+    source: DataSource,
+    tensors: dict[str, Array],
+    start: int,
+    batch: Batch,
+    arrived: Callable[[], Rows],
 ) -> None:
+    rows = arrived()
     finite = torch.isfinite(rows.losses.mean_B) & torch.isfinite(rows.norms_B)
     if not bool(finite.all()):
         row = batch.rows[int((~finite).nonzero()[0])]
@@ -148,12 +154,3 @@ def _refuse(extractor: Extractor, bad: list[BadRecord]) -> None:
         raise BadRecordError(
             f"{bad[0].reason}{more}; mend it, or set on_bad_record: skip; `icons validate` lists them all"
         )
-
-
-def _num_workers(extractor: Extractor) -> int:
-    asked = extractor.config.gradients.num_workers
-    if asked is not None:
-        return asked
-    if extractor.model.device.type == "cpu":
-        return 0
-    return min(8, max(1, cores() // torch.cuda.device_count() - 1))

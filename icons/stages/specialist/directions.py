@@ -31,7 +31,7 @@ def complete_task(config: Config, checkpoint: int | str, task: str) -> Manifest:
 
 def task_digest(manifest: Manifest) -> str:
     """16 hex digits for what a task's rows were made of and their bytes."""
-    return digest({**manifest.fingerprint, "shards": [shard.sha256 for shard in manifest.shards]})
+    return digest({**manifest.fingerprint, "shards": [shard.checksum for shard in manifest.shards]})
 
 
 def tasks_digest(config: Config, checkpoint: int | str) -> str:

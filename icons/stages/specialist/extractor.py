@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,14 +12,19 @@ import torch
 from torch import Tensor
 
 from icons.config import Config
+from icons.cores import cores
 from icons.data.batches import Batch
 from icons.errors import UserError
 from icons.gradients.lora import LoraPair
+from icons.gradients.memory import fewer_tokens, token_bytes, tokens_that_fit
+from icons.gradients.operands import triton_problem
 from icons.gradients.projection import Projector, make_projector
 from icons.gradients.rows import Rows, add_unit_gradients, exact_rows, projected_rows
 from icons.gradients.types import Transform, adam, sgd, sign
 from icons.models.adapters import adam_moments, attach_adapter
 from icons.models.loading import load_base
+from icons.models.place import computing
+from icons.models.shape import decoder_shape
 from icons.models.vlm import VisionLanguageModel
 from icons.progress import say
 from icons.stages.specialist.directions import DIRECTION, load_directions
@@ -28,7 +33,7 @@ from icons.store.files import Array
 from icons.store.fingerprint import Fingerprint
 from icons.store.layout import RunFolder
 
-GPU_TOKENS_PER_BATCH, CPU_TOKENS_PER_BATCH = 16384, 2048
+CPU_TOKENS_PER_BATCH = 2048
 Side = Literal["train", "val"]
 
 
@@ -54,8 +59,31 @@ class Extractor:
 
     @cached_property
     def tokens_per_batch(self) -> int:
-        on_cpu = self.model.device.type == "cpu"
-        return self.config.gradients.tokens_per_batch or (CPU_TOKENS_PER_BATCH if on_cpu else GPU_TOKENS_PER_BATCH)
+        """Padded tokens at once: as the config says, or on a GPU as many as its memory takes once all is loaded."""
+        if self.config.gradients.tokens_per_batch is not None:
+            return self.config.gradients.tokens_per_batch
+        if self.model.device.type == "cpu":
+            return CPU_TOKENS_PER_BATCH
+        self.prepare()
+        free = free_bytes(self.model.device) - self._sum_bytes
+        return tokens_that_fit(free, token_bytes(decoder_shape(self.model, self.pairs)))
+
+    @cached_property
+    def image_processes(self) -> int:
+        """How many processes decode images ahead of the device."""
+        asked = self.config.gradients.num_workers
+        if asked is not None:
+            return asked
+        if self.model.device.type == "cpu":
+            return 0
+        return min(8, max(1, cores() // torch.cuda.device_count() - 1))
+
+    @property
+    def _sum_bytes(self) -> int:
+        """What a task's exact mean gradient will take beside the model: the batch's sum and the task's, in float32."""
+        if not self.config.gradients.exact or self.side == "train":
+            return 0
+        return 2 * 4 * sum(weight.numel() for pair in self.pairs for _, weight in pair.tensors)
 
     @cached_property
     def pairs(self) -> list[LoraPair]:
@@ -83,13 +111,17 @@ class Extractor:
         """Loads all that the first batch would: running out of memory here is not the batch's doing."""
         if self._prepared:
             return
-        _ = self.model, self.pairs, self.transform
+        _ = self.model, [pair.operands for pair in self.pairs], self.transform
         if not self.config.gradients.exact:
             _ = self.projector
         elif self.side == "train":
             _ = self.directions
         require_unchanged(feature_fingerprint(self.config, self.checkpoint), self.made_of)
         self._prepared = True
+        if self.model.device.type == "cuda" and (problem := triton_problem()):
+            say(f"Triton's kernels cannot be used ({problem}): plain operations take their place, which are slower")
+        more = f"{self.tokens_per_batch:,} tokens a batch", f"{self.image_processes} image processes"
+        say(f"{self.side}-grads {self.checkpoint}: {computing(self.model, *more)}")
 
     def empty_shard(self, start: int, stop: int) -> dict[str, Array]:
         """A shard's arrays, every row invalid until it is filled."""
@@ -108,15 +140,23 @@ class Extractor:
         }
 
     def fill(self, tensors: dict[str, Array], at: Any, rows: Rows) -> None:
-        """Stores a batch's rows at positions `at`; waits for the device."""
+        """Stores a batch's rows at positions `at`; waits for the device where they are still there."""
+        rows = rows.to_host(self._stored)()
         for name in ("grads", "scores"):
             if name in tensors:
-                dtype = torch.float16 if name == "grads" else torch.float32
-                tensors[name][at] = rows.values_BD.to(dtype).cpu().numpy()
-        tensors["norms"][at] = rows.norms_B.cpu().numpy()
-        tensors["losses"][at] = rows.losses.mean_B.cpu().numpy()
-        tensors["target_tokens"][at] = rows.losses.tokens_B.cpu().numpy()
+                tensors[name][at] = rows.values_BD.numpy()
+        tensors["norms"][at] = rows.norms_B.numpy()
+        tensors["losses"][at] = rows.losses.mean_B.numpy()
+        tensors["target_tokens"][at] = rows.losses.tokens_B.numpy()
         tensors["valid"][at] = True
+
+    def leaving(self, rows: Rows) -> Callable[[], Rows]:
+        """Sends rows to the host as `fill` takes them; nothing waits until the result is called."""
+        return rows.to_host(self._stored)
+
+    @property
+    def _stored(self) -> torch.dtype:
+        return torch.float32 if self.config.gradients.exact else torch.float16
 
     def take_sums(self) -> dict[str, Array]:
         """With exact influence, a task's summed unit gradients since the last call, one array a LoRA tensor."""
@@ -141,7 +181,7 @@ class Extractor:
                 f"row {batch.rows[0]}: one sample of {batch.padded_tokens} tokens does not fit in the memory of "
                 f"{self.model.device}; lower model.max_length or use a device with more memory"
             )
-        self.tokens_per_batch = max(batch.padded_tokens // 2, max(batch.lengths))
+        self.tokens_per_batch = fewer_tokens(batch.padded_tokens, max(batch.lengths))
         say(f"out of memory with {batch.padded_tokens} tokens in a batch: going on with {self.tokens_per_batch}")
         yield from self._halves(batch)
 
@@ -174,6 +214,12 @@ class Extractor:
         for name, total in sums.items():
             self._sums[name] = self._sums[name].add_(total) if name in self._sums else total
         return rows
+
+
+def free_bytes(device: torch.device) -> int:
+    """What can still be allocated on a GPU: what no process has, and what torch holds without using it."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -57,7 +57,7 @@ def _found(path: Path) -> Index | None:
 
 
 def _checked(index: Index, before: dict[str, int]) -> Index:
-    """The index with every shard's bytes compared with their SHA-256, but for files unchanged since they last were."""
+    """The index with every shard's bytes compared with its checksum, but for files unchanged since they last were."""
     times = {shard.file: index.path(shard).stat().st_mtime_ns for shard in index.shards}
     fresh = [shard for shard in index.shards if before.get(shard.file) != times[shard.file]]
     memories = threading.local()

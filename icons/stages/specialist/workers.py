@@ -154,12 +154,18 @@ def _hear(worker: Worker, queue: Queue) -> bool:
 
 
 def _work(config: Config, checkpoint: int | str, fingerprint: Fingerprint, place: str, pipe: Connection) -> None:
-    """A worker's life: takes chunk numbers from the pipe until it closes, answers None or what is wrong."""
+    """A worker's life: takes chunk numbers from the pipe until it closes, answers None or what is wrong.
+
+    Its device comes first: what a library puts on the first GPU would lie there once for every worker.
+    """
+    from icons.models.place import take_device
+
+    end_with_the_parent()
+    take_device(place)
     from icons.stages.specialist.chunks import compute_chunk
     from icons.stages.specialist.extractor import Extractor
     from icons.stages.specialist.fingerprints import require_unchanged, train_fingerprint
 
-    end_with_the_parent()
     extractor = None
     while True:
         try:

@@ -15,7 +15,7 @@ from icons.data.sets import data_digest, open_records
 from icons.errors import UserError
 from icons.evaluation.measures import MEASURES, Answers, Interval, mean_over_tasks, measured
 from icons.parent import end_with_the_parent
-from icons.progress import say, say_json
+from icons.progress import say, say_json, tell
 from icons.stages.specialist.described import input_settings
 from icons.stages.specialist.workers import devices
 from icons.store.evaluations import TaskAnswers, read_answers, write_answers
@@ -114,8 +114,11 @@ _place = ""
 
 def _bind(free: Any) -> None:
     global _place
+    from icons.models.place import take_device
+
     end_with_the_parent()
     _place = free.get()
+    take_device(_place)
 
 
 def _answer_on_own_device(config: Config, candidate: Candidate, tasks: list[TaskConfig], generate: bool) -> None:
@@ -124,12 +127,14 @@ def _answer_on_own_device(config: Config, candidate: Candidate, tasks: list[Task
 
 
 def _answer_candidate(config: Config, candidate: Candidate, tasks: list[TaskConfig], generate: bool) -> None:
+    from icons.models.place import computing
     from icons.stages.training.answers import answer_task
 
     _require_whole(candidate)
     with only_one_process(candidate.folder):
         before = {task.name: _fingerprint(config, candidate, task) for task in tasks}
         model = _load(config, candidate)
+        tell(f"{candidate.name}: {computing(model)}")
         for task in tasks:
             begin, made_of = time.monotonic(), before[task.name]
             answers, bad = answer_task(config, model, task, f"{candidate.name} on {task.name}", generate=generate)

@@ -127,7 +127,8 @@ def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, An
     """Samples and steps; every image is decoded once, on the first start alone. Nothing is written."""
     from icons.data.samples import BadRecord, DataSource
     from icons.models.formats import input_format
-    from icons.models.loading import model_folder, pick_device
+    from icons.models.loading import model_folder
+    from icons.models.place import pick_device
     from icons.training.packed import PackedSamples, pack_samples
     from icons.training.readable import unreadable
 
@@ -212,6 +213,7 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
 
     from icons.models.adapters import attach_fresh_lora
     from icons.models.loading import load_base
+    from icons.models.place import computing
     from icons.training.infobatch import SamplePasses
     from icons.training.recipe import Recipe
     from icons.training.samples import TrainingSamples
@@ -226,6 +228,9 @@ def _fit(config: Config, job: Job, ready: _Ready, processes: Processes) -> None:
     torch.manual_seed(settings.seed)
     adapted = attach_fresh_lora(model, config.model.lora, projector=projector)
     processes.together(lambda: job.try_model(adapted))
+    if processes.main:
+        samples_a_step = settings.batch_size * settings.gradient_accumulation * processes.count
+        say(f"{job.title}: {computing(adapted, f'{samples_a_step} samples a step', f'{processes.count} process(es)')}")
     recipe = Recipe(
         steps=ready.steps,
         learning_rate=settings.learning_rate,
