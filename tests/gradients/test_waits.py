@@ -10,8 +10,8 @@ import torch
 
 from icons.config import ModelConfig
 from icons.config_file import load_config
-from icons.data.records import Records
 from icons.data.samples import DataSource
+from icons.data.sets import open_records
 from icons.models.adapters import attach_fresh_lora
 from icons.models.loading import load_base
 from icons.models.vlm import VisionLanguageModel
@@ -46,7 +46,7 @@ def test_a_batch_waits_for_what_is_listed_alone_and_is_read_behind_the_next(
     project.save()
     extractor = Extractor(load_config(project.config), "final", "train", {})
     extractor.model, extractor.tokens_per_batch = model, 300  # type: ignore[misc]
-    source = DataSource(Records(project.root / "data/train.json"), project.root / "data/images", model.inputs)
+    source = DataSource(open_records(project.root / "data/train.json", project.root / "data/images"), model.inputs)
     samples, _ = source.samples(range(12))
     gpu = PaperGpu()
     gpu.stands_in(monkeypatch)
