@@ -3,7 +3,8 @@
 The model runs on torch's meta device, whose tensors have a shape and no memory, forward and backward through the
 engine. Products are counted by torch's FLOP counter; bytes are those of every operation's operands and results, as if
 nothing stayed in a cache; a launch is an operation that is no view. An operation takes the longer of its arithmetic
-and its bytes. The rates are assumptions of what such cards reach in plain kernels of each kind: everything here is estimated, not measured on a GPU.
+and its bytes. The rates are assumptions of what such cards reach in plain kernels of each kind: everything here is
+estimated, not measured on a GPU.
 """
 
 from __future__ import annotations
