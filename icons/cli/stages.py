@@ -8,13 +8,23 @@ import typer
 
 from icons.cli.program import PIPELINE, ConfigFile, Overrides, app
 from icons.config import Config
-from icons.opening import run_stage
+from icons.opening import open_config, run_stage
 from icons.selection.methods import built_in
 
 
 @app.command(rich_help_panel=PIPELINE)
-def run(config: ConfigFile, overrides: Overrides = None) -> None:
+def run(
+    config: ConfigFile,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Open all files, say the plan, and stop.")] = False,
+    overrides: Overrides = None,
+) -> None:
     """All stages in order, from the warm-up to the selection; finished ones are skipped."""
+    if dry_run:
+        opened = open_config(config, overrides, write=False)
+        from icons.pipeline import run
+
+        run(opened, dry=True)
+        return
 
     def stage(opened: Config) -> None:
         from icons.pipeline import run

@@ -205,7 +205,7 @@ def test_commands_and_options_exist(document: str, line: str) -> None:
 
 def test_the_table_of_commands_is_complete() -> None:
     rows = re.findall(r"^\| `([a-z-]+)([^`]*)` \|", (ROOT / "docs" / "reference.md").read_text(), re.MULTILINE)
-    listed = {name: set(re.findall(r"--[a-z]+", options)) for name, options in rows if name in COMMANDS}
+    listed = {name: set(re.findall(r"--[a-z-]+", options)) for name, options in rows if name in COMMANDS}
     assert {name for name, command in COMMANDS.items() if not command.hidden} == set(listed)
     for name, options in listed.items():
         assert options <= {option for parameter in COMMANDS[name].params for option in parameter.opts}, name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,9 +25,10 @@ from icons.models.place import pick_device
 from icons.plain import in_line
 from icons.progress import Progress, say
 from icons.report.problems import by_kind
+from icons.stages.checks.disk import disk_of, existing_parent
 from icons.stages.generalist.select import about_percent
 from icons.stages.specialist.fingerprints import require_dim
-from icons.stages.training.warmup import about_steps
+from icons.stages.training.warmup import about_steps, planned_steps
 from icons.store.files import read_json, write_bytes
 from icons.store.layout import RunFolder
 
@@ -52,7 +52,7 @@ def validate(config: Config) -> None:
         problems.append(
             f"train.num_chunks {config.train.num_chunks} exceeds the {sizes[0]} records of {config.train.title}"
         )
-    problems += _space_problems(config, sum(sizes))
+    problems += _space_problems(config, sizes[0], sum(sizes))
     for warning in inputs.warnings if inputs is not None else ():
         say(f"note: {warning}")
     for note in _notes(config, sizes[0]):
@@ -162,7 +162,7 @@ def _unreadable_weights(folder: Path) -> list[str]:
 
 def _output_problems(folder: Path) -> list[str]:
     """Whether files can be made in the output folder, tried in it or in the nearest parent that exists."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    existing = existing_parent(folder)
     try:
         probe = existing / f".icons-probe-{os.getpid()}"
         probe.touch(exist_ok=False)
@@ -173,12 +173,14 @@ def _output_problems(folder: Path) -> list[str]:
     return []
 
 
-def _space_problems(config: Config, rows: int) -> list[str]:
-    existing = next(parent for parent in (config.output_dir, *config.output_dir.parents) if parent.exists())
-    exact = config.gradients.exact
-    row = 29 + (4 * len(config.tasks) if exact else 2 * config.gradients.dim)  # bytes of all its tensors
-    needed = rows * row * len(config.gradients.checkpoints)
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        return [f"output_dir: the gradients need {needed / 1e9:.1f} GB, {existing} has {free / 1e9:.1f} GB free"]
-    return []
+def _space_problems(config: Config, num_train: int, rows: int) -> list[str]:
+    try:
+        disk = disk_of(config, rows, planned_steps(config, num_train) if num_train else 0)
+    except UserError:
+        return []  # the model cannot be read, which is told
+    if disk.needed <= disk.free:
+        return []
+    return [
+        f"output_dir: the run needs {disk.needed / 1e9:.1f} GB (warm-up {disk.warmup / 1e9:.1f}, gradients "
+        f"{disk.gradients / 1e9:.1f}), {existing_parent(config.output_dir)} has {disk.free / 1e9:.1f} GB free"
+    ]

@@ -15,6 +15,8 @@ from icons.stages.specialist.chunks import (
 )
 from icons.stages.specialist.fingerprints import train_fingerprint
 from icons.store.fingerprint import Fingerprint
+from icons.store.layout import RunFolder
+from icons.store.rows import read_manifest
 
 
 def train_grads(config: Config, chunk: int | None = None) -> None:
@@ -37,6 +39,30 @@ def train_grads(config: Config, chunk: int | None = None) -> None:
         if missing:
             _compute(config, checkpoint, missing, records, fingerprint, alone=chunk is not None)
         _report(config, checkpoint, chunks, missing, records, fingerprint)
+
+
+def time_left(config: Config) -> str:
+    """`, about 3.2 h`: all rows that are missing, at the rate at which the tasks' rows were computed; empty without."""
+    from icons.stages.specialist.workers import devices
+
+    folder, rows, seconds = RunFolder(config.output_dir), 0, 0.0
+    for task in config.tasks:
+        manifest = read_manifest(folder.task(config.gradients.checkpoints[-1], task.name))
+        rows, seconds = rows + (manifest.rows_done if manifest else 0), seconds + (manifest.seconds if manifest else 0)
+    chunks = config.train.num_chunks
+    done = [
+        read_manifest(folder.chunk(checkpoint, chunk, chunks))
+        for checkpoint in config.gradients.checkpoints
+        for chunk in range(chunks)
+    ]
+    total = len(open_training_data(config)) * len(config.gradients.checkpoints)
+    missing = total - sum(manifest.rows_done for manifest in done if manifest)
+    if not rows or not missing:
+        return ""
+    left = missing * seconds / rows / min(len(devices(config)), chunks)
+    if left < 90:
+        return f", about {left:.0f} s"
+    return f", about {left / 60:.0f} min" if left < 5400 else f", about {left / 3600:.1f} h"
 
 
 def _compute(

@@ -44,16 +44,26 @@ FEW_STEPS = 50
 
 def about_steps(config: Config, num_rows: int) -> str | None:
     """What to say of a warm-up of so few steps that its gradients mean little; None of a longer one."""
-    settings = config.warmup
-    records = max(1, round(settings.fraction * num_rows))
-    steps = -(-records // (settings.batch_size * settings.gradient_accumulation)) * settings.epochs
-    steps = min(steps, settings.max_steps or steps)
+    steps = planned_steps(config, num_rows)
     if config.model.adapter is not None or steps >= FEW_STEPS:
         return None
+    records = _part_size(config, num_rows)
     return (
-        f"the warm-up has {steps} steps ({records} of {num_rows} records, {settings.batch_size} a step); of fewer than "
-        f"{FEW_STEPS} gradients mean little: raise warmup.fraction or warmup.epochs, or lower warmup.batch_size"
+        f"the warm-up has {steps} steps ({records} of {num_rows} records, {config.warmup.batch_size} a step); of fewer "
+        f"than {FEW_STEPS} gradients mean little: raise warmup.fraction or warmup.epochs, or lower warmup.batch_size"
     )
+
+
+def planned_steps(config: Config, num_rows: int) -> int:
+    """Steps of the warm-up in one process, no record being bad and nothing pruned."""
+    settings = config.warmup
+    step_size = settings.batch_size * settings.gradient_accumulation
+    steps = -(-_part_size(config, num_rows) // step_size) * settings.epochs
+    return min(steps, settings.max_steps or steps)
+
+
+def _part_size(config: Config, num_rows: int) -> int:
+    return max(1, round(config.warmup.fraction * num_rows))
 
 
 def _require_gradients(model: VisionLanguageModel) -> None:
