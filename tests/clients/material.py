@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,9 @@ def make(root: Path, parts: Path) -> None:
     _run("assemble", *(word for name, path in assembled.items() for word in (f"--{name}", path)), root / MODEL)
     _run("run", config)
     _run("finetune", config, "--merge")
-    subprocess.run(["bash", "-c", preparations()], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = ["bash", "-c", preparations()]
+    subprocess.run(script, cwd=root, env=os.environ | {"PATH": path}, check=True, stdout=subprocess.DEVNULL)
     questions = [
         {
             "row": row,
