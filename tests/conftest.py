@@ -19,7 +19,7 @@ from icons.demo.drawing import draw_vqa_set
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it, before torch is imported
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
-collect_ignore = [] if os.environ.get("ICONS_CLIENTS") else ["clients"]  # their set-up installs gigabytes
+collect_ignore = ["clients"]  # unless named on the command line: their set-up installs gigabytes
 
 
 LONGEST = (
