@@ -27,5 +27,5 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-clients: $(STAMP)
-	ICONS_CLIENTS=1 .venv/bin/python -m pytest tests/clients -o timeout=3600 -v
+	.venv/bin/python -m pytest tests/clients -o timeout=3600 -v
 	.venv/bin/python -m tests.clients.table
