@@ -71,12 +71,20 @@ def report(
 
 @app.command(rich_help_panel=LOOK)
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="selected_indices.json, or records in any format.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The same of the other selection.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="A selection's folder or index file, records, or a config.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The other selection; behind a config its name.")],
+    c: Annotated[
+        str | None, typer.Argument(metavar="[C]", help="Behind a config the name of the second.", show_default=False)
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="The training data, or a config that names it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show how far two selections agree, over all and by source and votes."""
+    """Show how far two selections agree: `compare A B`, or by name `compare CONFIG.yaml vote-20 vote-10`."""
     from icons.stages.generalist.compare import compare as stage
+    from icons.stages.generalist.compare import of_run
 
-    stage(a, b, data, as_json)
+    if c is None:
+        stage(a, b, data, as_json)
+    else:
+        first, second = of_run(a, str(b), c)
+        stage(first, second, data or a, as_json)

@@ -12,6 +12,7 @@ from icons.models.formats import input_format
 from icons.models.loading import model_folder
 from icons.plain import in_line
 from icons.progress import say, say_json
+from icons.stages.checks.in_run import in_run
 
 
 def inspect_record(config: Config, row: int, task: str | None = None, as_json: bool = False) -> None:
@@ -52,6 +53,9 @@ def inspect_record(config: Config, row: int, task: str | None = None, as_json: b
     say(_marked_text(tokens.ids, tokens.labels, inputs.tokenizer))
     say(f"input_ids: {tokens.ids}")
     say(f"labels: {tokens.labels}")
+    if task is None:
+        for line in in_run(config, row, records.sha256[:16]):
+            say(line)
 
 
 def _marked_text(ids: list[int], labels: list[int], tokenizer: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from icons.config import Config
 from icons.progress import say, say_json
 from icons.ranges import as_ranges
+from icons.stages.checks.results import lines, results
 from icons.stages.checks.status import OPEN_STATES, Piece, Summary, by_checkpoint, collect_status, summarise
 
 WATCH_SECONDS = 10.0
@@ -22,7 +24,7 @@ REASONED = ("failed", "damaged", "stale", "stopped", "running")
 def print_status(config: Config, *, as_json: bool = False, watch: bool = False) -> None:
     """Prints once, or with `watch` every ten seconds until all is done.
 
-    JSON holds `pieces` and `stages`, the fields of Piece and Summary.
+    JSON holds `pieces`, `stages` and `results`, the fields of Piece, Summary and Result.
     """
     while True:
         pieces = collect_status(config)
@@ -30,9 +32,10 @@ def print_status(config: Config, *, as_json: bool = False, watch: bool = False) 
             print("\033[2J\033[H", end="")
         if as_json:
             stages = [asdict(summary) for summary in summarise(pieces)]
-            say_json({"stages": stages, "pieces": [asdict(piece) for piece in pieces]})
+            found = [asdict(result) for result in results(config.output_dir)]
+            say_json({"stages": stages, "pieces": [asdict(piece) for piece in pieces], "results": found})
         else:
-            say("\n".join(table(pieces)))
+            say("\n".join([*table(pieces), *lines(results(config.output_dir))]))
         if not watch or all(piece.state == "done" for piece in pieces):
             return
         try:
@@ -54,7 +57,8 @@ def table(pieces: list[Piece]) -> Iterator[str]:
             for state, which, detail in _open_pieces(groups[stage, summary.checkpoint]):
                 yield f"  {summary.checkpoint:<6} {state:<8} {which:<20} {detail}".rstrip()
             if summary.array and of_stage[0].number is not None:
-                yield f"  {summary.checkpoint:<6} {'again':<8} --array={summary.array}"
+                again = f"--array={summary.array}" if shutil.which("sbatch") else f"icons {stage} or icons run"
+                yield f"  {summary.checkpoint:<6} {'again':<8} {again}"
 
 
 def _count(pieces: list[Piece]) -> str:

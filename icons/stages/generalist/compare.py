@@ -17,6 +17,8 @@ from icons.progress import say, say_json
 from icons.selection.compare import Agreement, Bool, by_group, by_votes, shared
 from icons.stages.generalist.answers import compare_answers
 from icons.stages.generalist.selections import Member, Selection, Training, numbered, read_selection, read_training
+from icons.store.layout import INDICES, RunFolder
+from icons.store.selection import selection_names
 
 
 def compare(path_a: Path, path_b: Path, data: Path | None = None, as_json: bool = False) -> None:
@@ -28,12 +30,27 @@ def compare(path_a: Path, path_b: Path, data: Path | None = None, as_json: bool 
 
     Raises UserError when a file cannot be used, or when an index file and a data file come without the training file.
     """
-    a, b = read_selection(path_a), read_selection(path_b)
+    a, b = read_selection(index_file(path_a)), read_selection(index_file(path_b))
     report = _compared(a, b, _training_records(data))
     if as_json:
         say_json(report)
     else:
         _print(report)
+
+
+def of_run(config: Path, *names: str) -> list[Path]:
+    """The index files of a run's selections, each given by its name."""
+    selections = RunFolder(load_config(config).output_dir).selections
+    for name in names:
+        if not (selections / name / INDICES).is_file():
+            known = ", ".join(selection_names(selections)) or "none"
+            raise UserError(f"no selection {name} in {selections}; there are {known}")
+    return [selections / name / INDICES for name in names]
+
+
+def index_file(path: Path) -> Path:
+    """The index file within a selection's folder; any other path as it is."""
+    return path / INDICES if (path / INDICES).is_file() else path
 
 
 def _training_records(data: Path | None) -> Records | None:

@@ -21,6 +21,15 @@ from icons.store.lock import only_one_process
 from tests.conftest import Project
 
 
+@pytest.fixture(autouse=True)
+def with_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As where `sbatch` is: what is missing is told as the list that it takes."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+
 def train_states(project: Project) -> list[str]:
     found: dict[str, Any] = json.loads(project.icons("status", "--json").out)
     return [piece["state"] for piece in found["pieces"] if piece["stage"] == "train-grads"]
