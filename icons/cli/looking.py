@@ -57,6 +57,7 @@ def report(
         list[str] | None,
         typer.Option(metavar="NAME", help="This selection, and those to compare with it. Repeatable; default: all."),
     ] = None,
+    pdf: Annotated[bool, typer.Option("--pdf", help="The figures also as PDF, in two widths, for a paper.")] = False,
     overrides: Overrides = None,
 ) -> None:
     """Write one page that shows what was selected, why, and how it was made."""
@@ -64,7 +65,7 @@ def report(
     def stage(opened: Config) -> None:
         from icons.stages.report.report import report
 
-        report(opened, selection)
+        report(opened, selection, pdf=pdf)
 
     run_stage(config, overrides, stage)
 

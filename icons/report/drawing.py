@@ -6,6 +6,7 @@ colours below are replaced by variables of its style sheet, so that a figure fol
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import warnings
@@ -54,6 +55,7 @@ _SETTINGS: Any = {
     "hatch.linewidth": 0.8,
     "legend.frameon": False,
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # letters stay letters, as journals ask for
     "path.simplify": True,
 }
 
@@ -83,22 +85,36 @@ class Shown:
 
 @dataclass(frozen=True)
 class Rendered:
-    """`wide` and `narrow` are SVG elements for a page, `svg` and `png` files."""
+    """`wide` and `narrow` are SVG elements for a page; `svg`, `png`, `pdf` and `csv` (the numbers) are files.
+
+    `pdfs` are the wide drawing and the narrow one, as wide as a column of a paper; empty where nobody asked for them.
+    """
 
     wide: str
     narrow: str
     svg: bytes
     png: bytes
+    csv: bytes
+    pdfs: tuple[bytes, ...] = ()
+
+    def files(self, name: str) -> dict[str, bytes]:
+        """By their names."""
+        pdfs = dict(zip((f"{name}.pdf", f"{name}-column.pdf"), self.pdfs, strict=False))
+        return {f"{name}.svg": self.svg, f"{name}.png": self.png, f"{name}.csv": self.csv, **pdfs}
 
 
-def render(shown: Shown) -> Rendered:
+def render(shown: Shown, *, pdf: bool = False) -> Rendered:
+    """`pdf` takes some tenths of a second a figure, for the subsets of its fonts."""
     with _drawing():
         wide = shown.draw(WIDE)
         svg = _svg(wide, shown.name)
         png = io.BytesIO()
         wide.savefig(png, format="png", dpi=PNG_DPI, facecolor=PAGE, metadata={"Software": None})
-        narrow = _svg(shown.draw(NARROW), shown.name)
-    return Rendered(_for_page(svg, shown.name, "wide"), _for_page(narrow, shown.name, "narrow"), svg, png.getvalue())
+        column = shown.draw(NARROW)
+        narrow = _svg(column, shown.name)
+        pdfs = (_pdf(wide), _pdf(column)) if pdf else ()
+    on_page = _for_page(svg, shown.name, "wide"), _for_page(narrow, shown.name, "narrow")
+    return Rendered(*on_page, svg, png.getvalue(), _csv(shown.table), pdfs)
 
 
 def axes_in(
@@ -190,6 +206,18 @@ def _drawing() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         yield
+
+
+def _pdf(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="pdf", facecolor=PAGE, metadata={"CreationDate": None, "Creator": None})
+    return content.getvalue()
+
+
+def _csv(table: Table) -> bytes:
+    content = io.StringIO(newline="")
+    csv.writer(content).writerows([table.head, *table.rows])
+    return content.getvalue().encode("utf-8", "replace")
 
 
 def _svg(figure: Figure, name: str) -> bytes:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SELECTION = "selection"
+COLOURS = "PuOr"
+"""Two hues that colour-blind readers can tell apart, light in the middle."""
 _ON_DARK, _ON_LIGHT = "#fefefe", "#010101"  # letters on a cell: its own colour counts, not the page's
 
 
@@ -41,7 +43,7 @@ def tasks_figure(tasks: Sequence[str], own_KN: Sequence[Bool], chosen_N: Bool, p
         f"How far the tasks’ own top {percent:g}% overlap",
         _tasks_caption(tasks, parts, percent, chance, float(chosen_N.mean())),
         _table("Of the top of", tasks, names, parts),
-        lambda width: _draw(tasks, names, parts, width),
+        lambda width: _draw(tasks, names, parts, [*[chance] * len(tasks), float(chosen_N.mean())], width),
     )
 
 
@@ -50,7 +52,8 @@ def _tasks_caption(
 ) -> str:
     into = parts[:, -1]
     best, worst = int(into.argmax()), int(into.argmin())
-    text = f"Each row: how much of its top {percent:g}% is in the column’s; unrelated tasks would share {chance:.0%}."
+    text = f"Each row: how much of its top {percent:g}% is in the column’s; unrelated tasks would share {chance:.0%} "
+        "(orange: less than that, violet: more)."
     if len(tasks) > 1:
         pairs = {(a, b): parts[a, b] for a in range(len(tasks)) for b in range(len(tasks)) if a != b}
         high, low = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
@@ -77,13 +80,16 @@ def selections_figure(selections: Mapping[str, Bool], focus: str) -> Shown:
         f"“{near}” has {parts[place, names.index(near)]:.0%} of “{focus}”, where a random selection of its size would "
         f"have {share:.0%}"
     )
-    text += f"; “{far}” has least, {parts[place, names.index(far)]:.0%}." if near != far else "."
+    if near != far:
+        by_chance = float(selections[far].mean())
+        text += f"; “{far}” has least, {parts[place, names.index(far)]:.0%}, where it would be {by_chance:.0%} by chance"
+    text += ". Orange: less than by chance, violet: more."
     return Shown(
         "selections",
         "How far the selections agree",
         text,
         _table("Of", names, names, parts),
-        lambda width: _draw(names, names, parts, width),
+        lambda width: _draw(names, names, parts, [float(set_N.mean()) for set_N in selections.values()], width),
     )
 
 
@@ -97,8 +103,17 @@ def _table(corner: str, rows: Sequence[str], columns: Sequence[str], parts: npt.
     return Table([corner, *columns], cells)
 
 
-def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.float64], width: float) -> Figure:
-    """A cell for each pair but of a name with itself; a last column that is no row stands apart."""
+def _draw(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    parts: npt.NDArray[np.float64],
+    chance: Sequence[float],
+    width: float,
+) -> Figure:
+    """A cell for each pair but of a name with itself; a last column that is no row stands apart.
+
+    What a column would have by chance is the middle of the colours: orange is less, violet more.
+    """
     wide, (height, across) = width > 5, parts.shape
     gap = np.where(np.arange(across) < height, 0, 0.2)
     beside = [clip(name, 24 if wide else 13) for name in rows]
@@ -112,18 +127,18 @@ def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.flo
     axes = axes_in(figure, left, width - left - cell * (across + gap[-1]), top, 0.08)
     bare(axes)
     diagonal = np.eye(height, across, dtype=bool)
-    low, high = float(parts[~diagonal].min(initial=1)), float(parts[~diagonal].max(initial=0.01))
-    levels = np.clip((parts - low) / max(high - low, 1e-9), 0, 1)
+    beyond = parts - np.asarray(chance)
+    levels = 0.5 + 0.5 * beyond / max(float(np.abs(beyond[~diagonal]).max(initial=0)), 1e-9)
     for first, last in ((0, height), (height, across)):
         if first < last:
             edges = np.arange(first, last + 1) + gap[last - 1]
             cells = np.ma.array(levels[:, first:last], mask=diagonal[:, first:last])
             axes.pcolormesh(
-                edges, np.arange(height + 1), cells, cmap="cividis", vmin=0, vmax=1, edgecolor=PAGE, linewidth=1
+                edges, np.arange(height + 1), cells, cmap=COLOURS, vmin=0, vmax=1, edgecolor=PAGE, linewidth=1
             )  # fmt: skip
     # In cells too small to be read there is no number; the table has them all.
     for row, column in np.argwhere(~diagonal) if cell > 0.16 else ():
-        red, green, blue, _ = _cividis()(levels[row, column])
+        red, green, blue, _ = _colours()(levels[row, column])
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         axes.text(
             column + gap[column] + 0.5, row + 0.5, f"{100 * parts[row, column]:.0f}", ha="center",
@@ -138,7 +153,7 @@ def _draw(rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.flo
     return figure
 
 
-def _cividis() -> Colormap:
+def _colours() -> Colormap:
     from matplotlib import colormaps
 
-    return colormaps["cividis"]
+    return colormaps[COLOURS]

@@ -26,12 +26,12 @@ FORMAT = 2
 """Counts up when the page of the same inputs changes."""
 
 
-def report(config: Config, names: list[str] | None = None) -> None:
+def report(config: Config, names: list[str] | None = None, *, pdf: bool = False) -> None:
     """Writes report/index.html and report/figures/, and last report/manifest.json, which marks them complete.
 
     About the first of `names`, compared with the others; without names about the config's selection, compared with all
-    in the run folder. Raises UserError when a selection is not there, or when something that it reads is damaged or is
-    not of this training data.
+    in the run folder; with `pdf` the figures also lie there as PDF. Raises UserError when a selection is not there, or
+    when something that it reads is damaged or is not of this training data.
     """
     begin = time.monotonic()
     folder = RunFolder(config.output_dir)
@@ -41,11 +41,12 @@ def report(config: Config, names: list[str] | None = None) -> None:
     page = folder.report / "index.html"
     fingerprint = _fingerprint(config, folder, selected)
     done = as_written(folder.report / "manifest.json", fingerprint)
-    if done and not (names and done.get("stale")):  # one that was left out, and is now asked for by name
+    drawn = not pdf or bool(done and any(name.endswith(".pdf") for name in done["files"]))
+    if done and drawn and not (names and done.get("stale")):  # one that was left out, and is now asked for by name
         say(f"report: {page}, already done")
         return
     inputs = read_inputs(config, selected, asked=bool(names))
-    files = _made(config, inputs)
+    files = _made(config, inputs, pdf=pdf)
     _remove_old(folder.report, files)
     for name, content in files.items():
         write_bytes(folder.report / name, content)
@@ -104,12 +105,12 @@ def _small_files(config: Config, folder: RunFolder, names: list[str]) -> Iterabl
 def _remove_old(folder: Path, files: dict[str, bytes]) -> None:
     """Takes the manifest away, and figures of an earlier page that this one does not have."""
     (folder / "manifest.json").unlink(missing_ok=True)
-    for path in [*folder.glob("figures/*.png"), *folder.glob("figures/*.svg")]:
-        if f"figures/{path.name}" not in files:
+    for path in folder.glob("figures/*"):
+        if path.suffix in (".png", ".svg", ".pdf", ".csv") and f"figures/{path.name}" not in files:
             path.unlink()
 
 
-def _made(config: Config, inputs: Inputs) -> dict[str, bytes]:
+def _made(config: Config, inputs: Inputs, *, pdf: bool) -> dict[str, bytes]:
     """Every file's content by its name under report/, the page last."""
     from icons.report.contents import trust_figures, what_figures, why_figures
     from icons.report.drawing import render
@@ -127,8 +128,8 @@ def _made(config: Config, inputs: Inputs) -> dict[str, bytes]:
         "trust": trust_figures(material),
         "made": [warmup] if warmup else [],
     }
-    drawn = {shown.name: render(shown) for figures in sections.values() for shown in figures}
-    files = {f"figures/{name}.{kind}": getattr(each, kind) for name, each in drawn.items() for kind in ("svg", "png")}
+    drawn = {shown.name: render(shown, pdf=pdf) for figures in sections.values() for shown in figures}
+    files = {f"figures/{file}": body for name, each in drawn.items() for file, body in each.files(name).items()}
     files["index.html"] = write_page({**sections, "drawn": drawn, **_words(config, inputs)})
     return files
 
@@ -155,6 +156,8 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return {
         "focus": m.focus,
+        "run": config.output_dir.name,
+        "model": Path(config.model.base).name,
         "tasks": m.tasks,
         "lead": lead(m, Path(config.train.title).name),
         "facts": facts(m),
@@ -180,5 +183,6 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
             provenance.made_of, inputs.scores_fingerprint, str(m.focus.head.get("fingerprint", "–"))
         ),
         "config": dump_config(config),
-        "signed": f"Made by icons {__version__}, {now}. The figures lie beside this page in figures/, as PNG and SVG.",
+        "signed": f"Made by icons {__version__}, {now}. The figures lie beside this page in figures/, as PNG and SVG "
+        "(icons report --pdf: as PDF), their numbers as CSV.",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -196,7 +197,9 @@ def test_how_it_was_made(finished: Project, page: Element) -> None:
 
 def test_every_figure_is_there_in_each_form(finished: Project, page: Element) -> None:
     folder = finished.run / "report" / "figures"
-    assert {path.name for path in folder.iterdir()} == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "csv")
+    }
     for name in FIGURES:
         with Image.open(folder / f"{name}.png") as image:
             assert image.width == 1600
@@ -352,3 +355,17 @@ def test_without_gradient_rows_the_page_says_so(copy_of_finished: Project) -> No
     page = read_page(copy_of_finished.run / "report" / "index.html")
     assert "no longer on disk" in findings(page)["Lengths"]
     assert page.all("figure", id="figure-gradients") == []
+
+
+def test_figures_for_a_paper_and_their_numbers(copy_of_finished: Project) -> None:
+    figures = copy_of_finished.run / "report" / "figures"
+    assert not list(figures.glob("*.pdf"))
+    assert copy_of_finished.icons("report", "--pdf").code == 0
+    for name in ("sources", "overlap"):
+        assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (figures / f"{name}-column.pdf").stat().st_size > 1000
+        rows = list(csv.reader((figures / f"{name}.csv").read_text().splitlines()))
+        assert len({len(row) for row in rows}) == 1
+        assert len(rows) > 2
+    assert "already done" in copy_of_finished.icons("report", "--pdf").out
+    assert "already done" in copy_of_finished.icons("report").out

@@ -171,7 +171,7 @@ def test_in_a_browser_every_figure_is_seen(
         assert contrast(ink, paper) > 4.5
         assert shown.bounding_box()["height"] > 9
     assert visit.page.evaluate("document.documentElement.scrollWidth") == width
-    assert visit.page.title() == "vote-20 – ICONS report"
+    assert visit.page.title() == "vote-20 of run – ICONS report"
     assert visit.said == []
     assert [url for url in visit.asked if not url.startswith("data:")] == [path.as_uri()]
 
