@@ -52,8 +52,10 @@ def _tasks_caption(
 ) -> str:
     into = parts[:, -1]
     best, worst = int(into.argmax()), int(into.argmin())
-    text = f"Each row: how much of its top {percent:g}% is in the column’s; unrelated tasks would share {chance:.0%} "
+    text = (
+        f"Each row: how much of its top {percent:g}% is in the column’s; unrelated tasks would share {chance:.0%} "
         "(orange: less than that, violet: more)."
+    )
     if len(tasks) > 1:
         pairs = {(a, b): parts[a, b] for a in range(len(tasks)) for b in range(len(tasks)) if a != b}
         high, low = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
@@ -82,7 +84,7 @@ def selections_figure(selections: Mapping[str, Bool], focus: str) -> Shown:
     )
     if near != far:
         by_chance = float(selections[far].mean())
-        text += f"; “{far}” has least, {parts[place, names.index(far)]:.0%}, where it would be {by_chance:.0%} by chance"
+        text += f"; “{far}” has least, {parts[place, names.index(far)]:.0%}, by chance it would be {by_chance:.0%}"
     text += ". Orange: less than by chance, violet: more."
     return Shown(
         "selections",
