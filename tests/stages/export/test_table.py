@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from icons.data.sets import data_digest
 from icons.stages.export import table as stage
 from icons.store.scores import read_scores, write_scores
 from tests.conftest import Project
@@ -55,26 +57,39 @@ def test_a_table_has_what_the_files_of_the_run_have(
 
 
 def test_what_is_not_known_of_a_row_is_empty(copy_of_finished: Project) -> None:
+    """A record that cannot be read keeps its row; it stands for all that `on_bad_record: skip` leaves invalid."""
     project = copy_of_finished
+    records = json.loads((project.root / "data" / "train.json").read_text())
+    lines = [json.dumps(record) for record in records]
+    lines[7] = lines[7][:-1]
+    data = project.root / "data" / "train.jsonl"
+    data.write_text("\n".join(lines))
+    project.raw["train"]["data"] = "data/train.jsonl"
+    project.save()
     path = project.run / "influence" / "scores.safetensors"
-    scores = read_scores(path)
+    scores, digest = read_scores(path), data_digest(data)[:16]
     for array in (scores.valid, scores.scores, scores.losses, scores.norms, scores.merged):
         array[7] = 0
-    write_scores(path, scores)
+    write_scores(path, replace(scores, data=digest, asked={**scores.asked, "data": digest}))
     for ending in ("csv", "parquet"):
         out = project.root / f"table.{ending}"
-        assert project.icons("table", out).code == 0
+        outcome = project.icons("table", out)
+        assert outcome.code == 0, outcome.err
+        assert "! 1 records cannot be read, the first: " in outcome.out
+        assert "train.jsonl line 8 (row 7): broken JSON" in outcome.out
         rows = read(out)
-        assert (rows[7]["valid"], rows[7]["loss"], rows[7]["norm"], rows[7]["votes"]) == ("0", "", "", "0")
-        assert {rows[7][f"score_{task}"] for task in scores.columns} == {""}
-        assert rows[8]["loss"] != ""
+        unknown = ("id", "source", "loss", "norm", *(f"score_{task}" for task in scores.columns))
+        assert {rows[7][name] for name in unknown} == {""}
+        assert (rows[7]["row"], rows[7]["valid"], rows[7]["votes"]) == ("7", "0", "0")
+        assert all(rows[8][name] for name in unknown)
+        assert rows[8]["id"] == records[8]["id"]
 
 
 def test_selections_of_other_scores_are_left_out_and_named(copy_of_finished: Project) -> None:
     project = copy_of_finished
     path = project.run / "influence" / "scores.safetensors"
     scores = read_scores(path)
-    write_scores(path, type(scores)(**{**vars(scores), "fingerprint": "0" * 16}))
+    write_scores(path, replace(scores, fingerprint="0" * 16))
     outcome = project.icons("table", project.root / "table.csv")
     assert outcome.code == 0, outcome.err
     assert "left out, as they were made of other scores: vote-20" in outcome.out
