@@ -20,13 +20,18 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
 
     The file gets the user's umask. A killed process leaves a `.*.tmp` beside `path`, which nothing reads.
     """
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        file.writelines(parts)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to be written as a file, which takes its name at the end; after an error it is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        flush(temporary)
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)

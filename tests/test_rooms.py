@@ -15,7 +15,7 @@ HOUSE = Path(icons.__file__).parent
 FLOORS = (
     ("cli", "__main__"),
     ("demo",),
-    ("pipeline", "cluster", "opening"),
+    ("pipeline", "cluster", "opening", "opened_run"),
     ("stages",),
     ("models", "training", "report"),
     ("config_file", "mixture_file", "settings"),
@@ -85,6 +85,8 @@ def test_every_room_has_a_floor() -> None:
 def room(module: str) -> str:
     """The room a module lies in: stages/specialist, data, config ..."""
     parts = module.split(".")
+    if len(parts) == 1:
+        return "__init__"
     return f"stages/{parts[2]}" if parts[1] == "stages" and len(parts) > 2 else parts[1]
 
 

@@ -11,6 +11,7 @@ from icons.cli.program import LOOK, ConfigFile, Overrides, app
 from icons.config import Config
 from icons.config_file import load_config
 from icons.opening import open_config, run_stage
+from icons.stop import stoppable
 
 
 @app.command(rich_help_panel=LOOK)
@@ -89,3 +90,17 @@ def compare(
     else:
         first, second = of_run(a, str(b), c)
         stage(first, second, data or a, as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def table(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .csv or .parquet.", show_default=False)],
+    overrides: Overrides = None,
+) -> None:
+    """Write one row a record, with votes, scores, loss, norm and every selection of the run."""
+    opened = load_config(config, overrides or [])
+    from icons.stages.export.table import table as stage
+
+    with stoppable():
+        stage(opened, out)

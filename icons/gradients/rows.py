@@ -6,7 +6,7 @@ Nothing the size of batch x parameters is kept: each LoRA tensor's features are 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from icons.gradients.types import Transform
 class Rows:
     """Per sample, on the model's device: `values` [B, d] float32, the exact norm of the whole gradient [B], losses.
 
-    `values` are unit rows of the projected features, or exact cosines with d tasks. A zero gradient gives zeros.
+    `values` are projected features, as unit rows or as they are, or exact cosines with d tasks. A zero gradient gives
+    zeros.
     """
 
     values_BD: Tensor
@@ -43,6 +44,12 @@ class Rows:
 
 def projected_rows(batch: ForwardPass, projector: Projector, transform: Transform) -> Rows:
     """The projected features of each sample, as unit rows [B, dim]."""
+    rows = projections(batch, projector, transform)
+    return replace(rows, values_BD=F.normalize(rows.values_BD, dim=1, eps=1e-30))
+
+
+def projections(batch: ForwardPass, projector: Projector, transform: Transform) -> Rows:
+    """The projected features of each sample [B, dim], as long as they come out."""
     size, device = batch.size, batch.device
     sketch_BD = torch.zeros(size, projector.dim, device=device)
     squares_B = torch.zeros(size, device=device)
@@ -52,7 +59,7 @@ def projected_rows(batch: ForwardPass, projector: Projector, transform: Transfor
         projector.add(name, transform(name, grads_BP), sketch_BD)
 
     losses = backpropagate(batch, project)
-    return Rows(F.normalize(sketch_BD, dim=1, eps=1e-30), squares_B.sqrt(), losses)
+    return Rows(sketch_BD, squares_B.sqrt(), losses)
 
 
 def exact_rows(batch: ForwardPass, directions: Mapping[str, Tensor], transform: Transform) -> Rows:

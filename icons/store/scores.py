@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,20 @@ class Scores:
     fingerprint: str
     data: str
     asked: Fingerprint
+
+    def table(self) -> Any:
+        """A pandas DataFrame with a row for each of N: valid, a column for each of K, merged, loss and norm.
+
+        What is known of a row that is not valid is missing (NaN). Raises UserError where pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            raise UserError("scores.table() needs the package pandas; pip install pandas") from None
+        numbers = {f"score_{name}": self.scores[:, k] for k, name in enumerate(self.columns)}
+        numbers |= {"merged": self.merged, "loss": self.losses, "norm": self.norms}
+        known = {name: np.where(self.valid, array, np.float32(np.nan)) for name, array in numbers.items()}
+        return pd.DataFrame({"valid": self.valid, **known}, index=pd.RangeIndex(len(self.valid), name="row"))
 
 
 TENSORS = ("scores", "valid", "merged", "losses", "norms")

@@ -41,6 +41,19 @@ def sequential_gradients(
     return gradients, losses
 
 
+def causal_lm_gradients(model: nn.Module, batch: dict[str, Tensor]) -> tuple[list[dict[str, Tensor]], list[float]]:
+    """Of a PEFT causal LM in eval mode: Hugging Face's own loss of one sample at a time, its padding cut away."""
+    named = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
+    gradients, losses = [], []
+    for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        seen = mask.bool()
+        loss = model(input_ids=ids[seen].unsqueeze(0), labels=labels[seen].unsqueeze(0)).loss
+        found = torch.autograd.grad(loss, list(named.values()))
+        gradients.append({name.replace(".default", ""): g for name, g in zip(named, found, strict=True)})
+        losses.append(loss.item())
+    return gradients, losses
+
+
 def flags(model: VisionLanguageModel, sample: Sample) -> dict[str, Tensor]:
     """Which ids stand for an image, for the models that ask for it."""
     wanted = [

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from icons.config import Config, SelectionConfig
 from icons.data.records import Records
 from icons.data.sets import data_digest, open_records
 from icons.errors import UserError
-from icons.selection.consensus import Int64, highest, percentile_ranks
+from icons.selection.consensus import Int64, cast_votes, highest, percentile_ranks, thresholds
 from icons.selection.cut import Cut, cut_of
-from icons.selection.registry import Evidence, Method, Ranking
+from icons.selection.registry import Evidence, Int16, Method, Ranking
 from icons.stages.generalist.evidence import evidence, ranked, selection_method
 from icons.stages.specialist.described import described, difference
 from icons.store.fingerprint import digest, file_digest
@@ -58,6 +59,13 @@ def open_training(config: Config, scores: Scores) -> Records:
     return records
 
 
+def cast(config: Config, scores: Scores) -> Int16:
+    """Votes [N]: for how many columns of the scores a row is among the top `selection.percent`; 0 where not valid."""
+    if not scores.valid.any():
+        return np.zeros(len(scores.valid), np.int16)
+    return cast_votes(scores.scores, scores.valid, thresholds(scores.scores, scores.valid, config.selection.percent))
+
+
 def with_selection(config: Config, keys: Mapping[str, Any]) -> Config:
     """The config with other keys of its `selection` section; a UserError when they are no selection."""
     try:
@@ -65,7 +73,8 @@ def with_selection(config: Config, keys: Mapping[str, Any]) -> Config:
         return Config.model_validate({**config.model_dump(), "selection": selection.model_dump()})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"selection: {str(first['msg']).removeprefix('Value error, ')}") from None
+        key = ".".join(["selection", *map(str, first["loc"])])
+        raise UserError(f"{key}: {str(first['msg']).removeprefix('Value error, ')}") from None
 
 
 def about_percent(percent: float, num_rows: int) -> str | None:
