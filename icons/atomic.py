@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -45,12 +46,17 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder beside `path` to be filled, which takes its name at the end; after an error or a kill it does not.
 
-    An empty folder at `path` gives way, with `replace` any. What a killed process left is removed when the same folder
-    is begun again.
+    An empty folder at `path` gives way, with `replace` any. What a killed process of this machine left is removed when
+    the same folder is begun again. Of two at once the first to end has the name, the other one an OSError (ENOTEMPTY).
     """
-    temporary = path.parent / f".{path.name}.icons-tmp"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = f".{path.name}.icons-tmp.{os.uname().nodename}-"
+    for left in path.parent.glob(f"{glob.escape(own)}*"):
+        if not _lives(left.name.removeprefix(own)):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = path.parent / f"{own}{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     try:
         yield temporary
         for each in [*temporary.rglob("*"), temporary]:
@@ -64,6 +70,16 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     flush(path.parent)
+
+
+def _lives(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:
+        return True  # of another user
+    return True
 
 
 def flush(path: Path) -> None:

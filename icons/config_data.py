@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from icons.config_section import FilePath, Section
 from icons.data.forms import FORMS
@@ -49,14 +49,18 @@ class DataSection(Section):
             [each if isinstance(each, dict) else {"data": each} for each in value] if isinstance(value, list) else value
         )
 
+    @model_validator(mode="after")
+    def _split_is_of_one(self) -> DataSection:
+        if self.split is not None and not isinstance(self.data, Path):
+            raise ValueError("split: of several files each says its own, {data: ..., split: ...}")
+        return self
+
     @property
     def parts(self) -> tuple[Part, ...]:
         if isinstance(self.data, Path):
             return (Part(self.data, self.images, self.format, self.split),)
         return tuple(
-            Part(
-                each.data, each.images or self.images, each.format or self.format, each.split or self.split, each.source
-            )
+            Part(each.data, each.images or self.images, each.format or self.format, each.split, each.source)
             for each in self.data
         )
 

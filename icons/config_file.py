@@ -121,6 +121,8 @@ def _located(section: AnyData, folder: Path) -> AnyData:
     """The section with absolute paths, and a mixture file's parts in its place."""
 
     def part_at(part: PartConfig, folder: Path) -> PartConfig:
+        if part.data.suffix in (".yaml", ".yml"):
+            raise UserError(f"{part.data}: a mixture file stands alone under data, not in a list; list its files here")
         images = None if part.images is None else Path(folder, _expanded(part.images))
         return part.model_copy(update={"data": _data_path(part.data, folder), "images": images})
 

@@ -22,6 +22,7 @@ _USERS_OS_ERRORS = {
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",
+    errno.ENOTEMPTY: "it was made by another process meanwhile",
 }
 
 

@@ -54,7 +54,12 @@ def read_mixture(path: Path) -> list[PartConfig]:
 
 def _entry(path: Path, line: int | None, entry: Any) -> Any:
     if not isinstance(entry, dict):
-        return {"data": entry}
+        entry = {"data": entry}
+    named = entry.get("data", entry.get("json_path"))
+    if not isinstance(named, str) or ("data" in entry and "json_path" in entry):
+        raise UserError(f"{path} line {line}: expected a path under data, found {quoted(named)}")
+    if Path(named).suffix in _SUFFIXES:
+        raise UserError(f"{path} line {line}: {named} is a mixture file itself; list its files here")
     if "json_path" not in entry:
         return entry
     strategy = entry.get("sampling_strategy", "all")

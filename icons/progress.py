@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from icons.errors import UserError
 from icons.plain import for_terminal, in_line, json_for_terminal
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -78,10 +79,15 @@ def only_errors(quiet: bool = True) -> None:
 def log_to(path: Path, command: Sequence[str]) -> None:
     """From now on every line also stands at the end of a file, with date and time; `command` is the first of them.
 
-    Raises OSError when the file cannot be written.
+    Raises UserError when it cannot be written, or is no regular file: a pipe would be waited for, for ever.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _voice.log = path.open("a", encoding="utf-8", buffering=1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise UserError(f"--log {path}: not a regular file")
+        _voice.log = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UserError(f"--log {path}: cannot be written to ({error.strerror or error})") from None
     note(" ".join(command))
 
 

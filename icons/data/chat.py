@@ -88,11 +88,11 @@ def _messages(conversation: Conversation, answers: Sequence[str], with_parts: bo
     for number, turn in enumerate(conversation.turns):
         text = turn.text if turn.speaker == "human" else answers[number // 2]
         role = {"human": "user", "gpt": "assistant"}[turn.speaker]
-        messages.append({"role": role, "content": _parts(text) if with_parts else text})
+        messages.append({"role": role, "content": parts_of(text) if with_parts else text})
     return messages
 
 
-def _parts(text: str) -> list[dict[str, str]]:
+def parts_of(text: str) -> list[dict[str, str]]:
     """Text and images in the order of the record.
 
     White space beside an image at either end of the text is the record's layout and dropped; within it, it is content.

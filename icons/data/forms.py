@@ -14,6 +14,7 @@ from icons.errors import BadRecordError
 from icons.plain import quoted
 
 _SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
+_IMAGE_KEYS = ("image_url", "image", "path", "url")
 _UNREAD = ("tool_calls", "reasoning_content", "thinking")
 """Keys of a message that a template would write into the text."""
 
@@ -61,18 +62,21 @@ def _messages(record: dict[str, Any]) -> dict[str, Any]:
     messages = record.get(key)
     if not isinstance(messages, list) or not messages:
         raise BadRecordError("no messages; expected a list of {role, content}")
-    named: list[str] = []
+    named: list[str | None] = []
     turns = [_turn(number, message, named) for number, message in enumerate(messages)]
     if record.get("tools"):
         raise BadRecordError("tools, which are not read: a template would write them into the text")
     images = _images(record)
-    if named and images:
+    paths = [name for name in named if name is not None]
+    if paths and (images or len(paths) < len(named)):
         raise BadRecordError("images both in the messages and beside them; expected them in one place")
-    return _record(record, {key}, turns, named or images)
+    if named and not paths and len(named) != len(images):
+        raise BadRecordError(f"{len(named)} image parts for {len(images)} images under image or images")
+    return _record(record, {key}, turns, paths or images)
 
 
-def _turn(number: int, message: Any, named: list[str]) -> dict[str, Any]:
-    """`named` gets the images that the message's parts name."""
+def _turn(number: int, message: Any, named: list[str | None]) -> dict[str, Any]:
+    """`named` gets an entry for each image part: the path that it names, None where it holds a place alone."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise BadRecordError(f"message {number} has no role; expected {{'role': ..., 'content': ...}}")
     role, content = message["role"], message.get("content")
@@ -89,7 +93,7 @@ def _turn(number: int, message: Any, named: list[str]) -> dict[str, Any]:
     return {"from": _SPEAKERS[role], "value": content, **rest}
 
 
-def _text_of_parts(number: int, parts: Sequence[Any], named: list[str]) -> str:
+def _text_of_parts(number: int, parts: Sequence[Any], named: list[str | None]) -> str:
     """Text with a tag for each image; one that stands at either end of the text has a line of its own."""
     pieces: list[str] = []
     for part in parts:
@@ -99,8 +103,7 @@ def _text_of_parts(number: int, parts: Sequence[Any], named: list[str]) -> str:
                 raise BadRecordError(f"message {number} has {IMAGE_TAG} in a text beside parts; expected an image part")
             pieces.append(part["text"])
         elif kind in ("image", "image_url"):
-            if (name := _named_image(part)) is not None:
-                named.append(name)
+            named.append(_named_image(number, part))
             pieces.append(IMAGE_TAG)
         else:
             raise BadRecordError(f"part {quoted(part)} of message {number}; expected one of type text or image")
@@ -111,11 +114,21 @@ def _text_of_parts(number: int, parts: Sequence[Any], named: list[str]) -> str:
     return "\n".join("".join(each) for each in (before, within, behind) if each)
 
 
-def _named_image(part: Mapping[str, Any]) -> str | None:
-    """Where an image part says that its image lies; None where it only holds the place of one."""
-    for key in ("image_url", "image", "path", "url"):
+def _named_image(number: int, part: Mapping[str, Any]) -> str | None:
+    """Where an image part says that its image lies; None where it only holds the place of one.
+
+    Raises BadRecordError when it brings something else along: that would be an image, and not be seen.
+    """
+    unread = [key for key, value in part.items() if value is not None and key not in (*_IMAGE_KEYS, "type", "text")]
+    if unread:
+        raise BadRecordError(
+            f"an image part of message {number} has {', '.join(map(quoted, unread))}; read are {', '.join(_IMAGE_KEYS)}"
+        )
+    for key in _IMAGE_KEYS:
         value = part.get(key)
         if isinstance(value, Mapping):
+            if value.get("bytes") is not None:
+                raise BadRecordError(f"image bytes within message {number}; expected them under image or images")
             value = value.get("url") or value.get("path")
         if isinstance(value, str) and value:
             return value.removeprefix("file://")

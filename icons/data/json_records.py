@@ -31,6 +31,8 @@ class JsonRecords(Records):
     def __init__(self, part: Part, expected: str | None = None) -> None:
         path, self.part = part.path, part
         self.path = path
+        if part.split is not None:
+            raise UserError(f"{path}: a JSON file has no splits; leave split out")
         try:
             self._file = OpenFile.at(path)
             self._state = self._file.state()

@@ -58,6 +58,10 @@ class Mixture(Records):
         number, own = self._find(row)
         return self.members[number].image(own, position, name)
 
+    def image_key(self, row: int, position: int, name: str) -> str:
+        number, own = self._find(row)
+        return self.members[number].image_key(own, position, name)
+
     def require_unchanged(self) -> None:
         for member in self.members:
             member.require_unchanged()

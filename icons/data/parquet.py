@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 from icons.data.images import StoredImage
 from icons.data.records import Part, called, part_digest
 from icons.data.row_groups import ParquetFile, open_parquet
-from icons.data.tables import Columns, TableRecords, columns_of, file_origin, image_of
+from icons.data.tables import Columns, TableRecords, columns_of, file_origin, image_of, image_paths, readable_row
 from icons.errors import BadRecordError, UserError
+from icons.plain import in_line
 
-_SPLIT = re.compile(r"^(.+?)-\d+-of-\d+$")
+_SPLIT = re.compile(r"^(.+?)-\d+-of-\d+(-[0-9a-f]+)?$")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class _Group:
     number: int
     first: int
     start: int
+    path_leaf: str | None
 
 
 class ParquetRecords(TableRecords):
@@ -75,13 +79,14 @@ class ParquetRecords(TableRecords):
                 )
             digests.append(sha256)
             first = 0
-            self._path_leaf = _leaf(footer, self.columns.image, "path")
-            bytes_leaf = _leaf(footer, self.columns.image, "bytes")
-            for number in range(footer.num_row_groups):
-                group = footer.row_group(number)
-                groups.append(_Group(file, number, first, rows))
-                first, rows = first + group.num_rows, rows + group.num_rows
-                self.paths_only &= bytes_leaf is not None and _all_null(group, bytes_leaf)
+            with _whole_footer(path):
+                path_leaf = _leaf(footer, self.columns.image, "path")
+                bytes_leaf = _leaf(footer, self.columns.image, "bytes")
+                for number in range(footer.num_row_groups):
+                    group = footer.row_group(number)
+                    groups.append(_Group(file, number, first, rows, path_leaf))
+                    first, rows = first + group.num_rows, rows + group.num_rows
+                    self.paths_only &= bytes_leaf is not None and _all_null(group, bytes_leaf)
         self._groups, self._rows = [g for g in groups if g.start < rows], rows
         self._starts = [group.start for group in self._groups]
         if rows == 0:
@@ -121,7 +126,14 @@ class ParquetRecords(TableRecords):
             table = group.file.columns(group.number, None).take(places)
             if writer is None:
                 writer = pq.ParquetWriter(path, table.schema, write_page_checksum=True)
-            writer.write_table(table.cast(writer.schema), row_group_size=100)
+            try:
+                table = table.select(writer.schema.names).cast(writer.schema)
+            except (ValueError, KeyError) as error:
+                raise UserError(
+                    f"{group.file.path}: its columns are not of the types of {self._groups[0].file.path.name} "
+                    f"({in_line(error, 200)}); say another form with --format"
+                ) from None
+            writer.write_table(table, row_group_size=100)
         if writer is not None:
             writer.close()
 
@@ -136,17 +148,18 @@ class ParquetRecords(TableRecords):
     def _row(self, row: int, columns: tuple[str, ...]) -> dict[str, Any]:
         group, place = self._find(row)
         try:
-            fields: list[dict[str, Any]] = group.file.columns(group.number, columns).slice(place, 1).to_pylist()
+            with readable_row(self.where(row)):
+                fields: list[dict[str, Any]] = group.file.columns(group.number, columns).slice(place, 1).to_pylist()
         except BadRecordError as error:
+            if str(error).startswith(self.where(row)):
+                raise
             raise BadRecordError(f"{self.where(row)}: {str(error).removeprefix(f'{group.file.path}: ')}") from None
         return fields[0]
 
     def _paths(self, row: int) -> Sequence[str | None]:
         name = str(self.columns.image)
-        cell = self._row(row, (self._path_leaf or name,))[name]
-        values = cell if self.columns.listed else [cell]
-        values = [value for value in values or [] if value is not None]
-        return [value.get("path") if isinstance(value, dict) else None for value in values]
+        cell = self._row(row, (self._find(row)[0].path_leaf or name,))[name]
+        return image_paths(cell, self.columns, self.where(row))
 
     def _image(self, row: int, position: int) -> StoredImage:
         group, place = self._find(row)
@@ -167,8 +180,10 @@ def parquet_files(part: Part) -> list[Path]:
     Raises UserError when the folder holds several splits and `split` does not say which, or none of that name.
     """
     if not part.path.is_dir():
+        if part.split is not None:
+            raise UserError(f"{part.path}: one file has no splits; leave split out")
         return [part.path]
-    found = sorted(path for path in part.path.rglob("*.parquet") if not path.name.startswith("."))
+    found = files_below(part.path)
     splits: dict[str, list[Path]] = {}
     for path in found:
         splits.setdefault(_split_of(path), []).append(path)
@@ -177,9 +192,36 @@ def parquet_files(part: Part) -> list[Path]:
             known = ", ".join(sorted(name for name in splits if name)) or "no splits"
             raise UserError(f"{part.path}: no split {part.split!r}; there are {known}")
         return splits[part.split]
-    if len(splits) > 1 and "" not in splits:
-        raise UserError(f"{part.path}: holds the splits {', '.join(sorted(splits))}; say which with split")
+    named = sorted(name for name in splits if name)
+    if len(named) > 1:
+        raise UserError(f"{part.path}: holds the splits {', '.join(named)}; say which with split")
     return found
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every *.parquet file below a folder, links followed, what is hidden left out, in the order of the paths.
+
+    Raises UserError for a folder that links lead into itself.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen:
+            raise UserError(f"{place}: a link leads back to {real}, which is below {folder} already")
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if name.endswith(".parquet") and not name.startswith(".")]
+    return sorted(found)
+
+
+@contextmanager
+def _whole_footer(path: Path) -> Iterator[None]:
+    """What pyarrow raises of a damaged footer becomes one line."""
+    try:
+        yield
+    except (ValueError, OSError, IndexError, KeyError, OverflowError) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({in_line(error, 200)})") from None
 
 
 def _split_of(path: Path) -> str:
@@ -189,7 +231,7 @@ def _split_of(path: Path) -> str:
     return names[0] if names else ""
 
 
-_SPLITS = ("train", "validation", "val", "test")
+_SPLITS = ("train", "training", "validation", "valid", "val", "dev", "eval", "evaluation", "test", "testing")
 
 
 def _leaf(footer: Any, column: str | None, name: str) -> str | None:

@@ -65,6 +65,10 @@ class Records(ABC):
     def image(self, row: int, position: int, name: str) -> ImageSource:
         """The image that stands at `position` of the record, under `name`; BadRecordError when it can lie nowhere."""
 
+    def image_key(self, row: int, position: int, name: str) -> str:
+        """What an image is known by when records are compared: its name, or a digest of bytes that lie in the data."""
+        return name
+
     @abstractmethod
     def require_unchanged(self) -> None:
         """Raises UserError when something was written into a file since it was opened."""

@@ -18,6 +18,7 @@ from icons.data.open_file import OpenFile
 from icons.errors import BadRecordError, UserError
 from icons.plain import in_line
 
+IMAGE_COLUMNS = ("image", "images")
 KEPT_BYTES = 256 << 20
 """Of row groups that a process keeps; one that is larger is kept alone."""
 KEPT_FILES = 64
@@ -40,12 +41,12 @@ class ParquetFile:
         """
         key = (self, group, names)
         with _KEPT.lock:
-            table = _KEPT.tables.get(key)
+            # Words and images apart: a small table must not push a large one out that the next row needs again.
+            tables = _KEPT.images if names is None or names[0] in IMAGE_COLUMNS else _KEPT.words
+            table = tables.get(key)
             if table is None:
                 table = self._read(group, names)
-                _KEPT.keep(key, table)
-            else:
-                _KEPT.tables.move_to_end(key)
+                tables.keep(key, table)
         if isinstance(table, str):
             raise BadRecordError(table)
         return table
@@ -93,22 +94,38 @@ def open_parquet(path: Path) -> tuple[ParquetFile, Any, str]:
 
 
 def state_of(path: Path) -> State:
-    stat = path.stat()
+    """Raises UserError when the file is gone."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); was it moved while in use?") from None
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+class _Tables:
+    """The newest tables, up to a number of bytes; one that is larger is kept alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+        self._tables: OrderedDict[Any, Any] = OrderedDict()  # a str is why the group cannot be read
+
+    def get(self, key: Any) -> Any:
+        if key in self._tables:
+            self._tables.move_to_end(key)
+        return self._tables.get(key)
+
+    def keep(self, key: Any, table: Any) -> None:
+        self._tables[key] = table
+        self._bytes += _size(table)
+        while self._bytes > self._most and len(self._tables) > 1:
+            self._bytes -= _size(self._tables.popitem(last=False)[1])
 
 
 class _Kept:
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.tables: OrderedDict[Any, Any] = OrderedDict()  # a str is why the group cannot be read
+        self.images, self.words = _Tables(KEPT_BYTES), _Tables(KEPT_BYTES // 4)
         self.files: OrderedDict[ParquetFile, Any] = OrderedDict()
-        self.bytes = 0
-
-    def keep(self, key: Any, table: Any) -> None:
-        self.tables[key] = table
-        self.bytes += _size(table)
-        while self.bytes > KEPT_BYTES and len(self.tables) > 1:
-            self.bytes -= _size(self.tables.popitem(last=False)[1])
 
 
 def _size(table: Any) -> int:

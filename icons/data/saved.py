@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from icons.data.index import SMALL, open_offsets
 from icons.data.open_file import OpenFile
 from icons.data.records import HUB, Part, is_hub_id, part_digest
 from icons.data.row_groups import State, state_of
-from icons.data.tables import TableRecords, columns_of, file_origin, image_of
+from icons.data.tables import TableRecords, columns_of, file_origin, image_of, image_paths, readable_row
 from icons.errors import UserError
 from icons.plain import in_line
 
@@ -51,8 +52,12 @@ class SavedRecords(TableRecords):
         self.columns = columns_of(dataset.data.schema, self.path)
         self._words = self._dataset.select_columns(list(self.columns.text))
         files = [Path(file["filename"]) for file in dataset.cache_files]
+        if not files:
+            raise UserError(f"{self.path}: lies in memory alone, so that nothing ties results to it; save it to disk")
         self._states: dict[Path, State] = {path: state_of(path) for path in files}
-        self.sha256 = part_digest([_sha256(path) for path in files], part)
+        # Of the Hub a split may be a slice of the files; what was saved to disk is all of its own.
+        slices = [f"{part.split} {len(dataset)}"] if of_hub else []
+        self.sha256 = part_digest([*(_sha256(path) for path in files), *slices], part)
         self.require_unchanged()
         if expected not in (None, self.sha256):
             raise UserError(f"{self.path}: was replaced by another dataset while it was in use; run again")
@@ -85,13 +90,13 @@ class SavedRecords(TableRecords):
             self._dataset.select(list(rows)).with_format(None).save_to_disk(str(path))
 
     def _text(self, row: int) -> dict[str, Any]:
-        fields: list[dict[str, Any]] = self._words[row].to_pylist()
+        with readable_row(self.where(row)):
+            fields: list[dict[str, Any]] = self._words[row].to_pylist()
         return fields[0]
 
     def _paths(self, row: int) -> Sequence[str | None]:
         cell = self.cell(row, str(self.columns.image))
-        values = [value for value in (cell if self.columns.listed else [cell]) or [] if value is not None]
-        return [value.get("path") if isinstance(value, dict) else None for value in values]
+        return image_paths(cell, self.columns, self.where(row))
 
     def _image(self, row: int, position: int) -> StoredImage:
         return SavedImage(self, row, position)
@@ -106,12 +111,14 @@ def is_saved(path: Path) -> bool:
 
 
 def _of_disk(part: Part) -> Any:
-    from datasets import DatasetDict, load_from_disk
+    from datasets import load_from_disk
 
-    loaded = load_from_disk(str(part.path), keep_in_memory=False)
-    if not isinstance(loaded, DatasetDict):
-        return loaded
-    return loaded[_one_split(part, list(loaded))]
+    folder, splits = part.path, part.path / "dataset_dict.json"
+    if splits.is_file():
+        folder = part.path / _one_split(part, json.loads(splits.read_text(encoding="utf-8"))["splits"])
+    elif part.split is not None:
+        raise UserError(f"{part.path}: has no splits; leave split out")
+    return load_from_disk(str(folder), keep_in_memory=False)
 
 
 def _of_hub(part: Part) -> Any:
@@ -119,8 +126,12 @@ def _of_hub(part: Part) -> Any:
 
     words = str(part.path).removeprefix(HUB).strip("/").split("/")
     name, subset = "/".join(words[:2]), "/".join(words[2:]) or None
+    if len(words) < 2 or not all(words):
+        raise UserError(f"{part.path}: expected {HUB}owner/name, or {HUB}owner/name/subset")
+    if Path(name).exists():  # which `datasets` would take in its place
+        raise UserError(f"{part.path}: a folder {name} lies here; name that by its path, or run elsewhere")
     split = part.split or _one_split(part, get_dataset_split_names(name, subset))
-    return load_dataset(name, subset, split=split)
+    return load_dataset(name, subset, split=split, keep_in_memory=False)
 
 
 def _one_split(part: Part, splits: Sequence[str]) -> str:

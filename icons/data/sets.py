@@ -9,7 +9,7 @@ from icons.data.index import known_sha256
 from icons.data.json_records import JsonRecords
 from icons.data.mixture import Mixture
 from icons.data.open_file import OpenFile
-from icons.data.parquet import ParquetRecords
+from icons.data.parquet import ParquetRecords, files_below, parquet_files
 from icons.data.records import Part, Records, files_digest, is_hub_id, part_digest
 from icons.data.saved import SavedRecords, is_saved
 from icons.errors import UserError
@@ -39,10 +39,12 @@ def data_digest(data: Data) -> str:
 
 
 def _digest(part: Part) -> str:
-    if _kind(part) is not JsonRecords:
+    kind = _kind(part)
+    if kind is SavedRecords:
         return _open(part).sha256
     try:
-        return part_digest([known_sha256(part.path) or OpenFile.at(part.path).sha256()], part)
+        files = parquet_files(part) if kind is ParquetRecords else [part.path]
+        return part_digest([known_sha256(path) or OpenFile.at(path).sha256() for path in files], part)
     except OSError as error:
         raise UserError(f"{part.path}: cannot be read ({error.strerror or error})") from None
 
@@ -60,7 +62,7 @@ def _kind(part: Part) -> type[JsonRecords] | type[ParquetRecords] | type[SavedRe
         return SavedRecords
     try:
         if path.is_dir():
-            if next(path.rglob("*.parquet"), None) is None:
+            if not files_below(path):
                 raise UserError(f"{path}: a folder without Parquet files, and no dataset saved to disk")
             head = b"PAR1"
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,10 @@ from typing import Any
 from icons.data.forms import form_of, in_llava_form, unknown_form
 from icons.data.images import ImageSource, StoredImage, image_source
 from icons.data.records import Part, Records
+from icons.data.row_groups import IMAGE_COLUMNS
 from icons.errors import BadRecordError, UserError
-from icons.plain import quoted
+from icons.plain import in_line, quoted
 
-IMAGE_COLUMNS = ("image", "images")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 
 
@@ -33,7 +35,7 @@ class Columns:
 
 
 def columns_of(schema: Any, path: Path) -> Columns:
-    """Of a pyarrow Schema; UserError for bytes in a column that is not read."""
+    """Of a pyarrow Schema; times and decimals are not read. UserError for bytes in a column that is not read."""
     import pyarrow as pa
 
     text: list[str] = []
@@ -43,18 +45,52 @@ def columns_of(schema: Any, path: Path) -> Columns:
         kind = field.type.value_type if listed else field.type
         bare = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         embedded = pa.types.is_struct(kind) and "bytes" in {each.name for each in kind}
-        if not bare and not embedded:
-            text.append(field.name)
-        elif field.name not in IMAGE_COLUMNS:
-            raise UserError(
-                f"{path}: column {quoted(field.name)} holds bytes; images are read from image or images, other media "
-                "are not supported"
-            )
-        elif image is not None:
-            raise UserError(f"{path}: both {image[0]} and {field.name} hold images; expected one of them")
-        else:
+        if field.name in IMAGE_COLUMNS and (bare or embedded):
+            if image is not None:
+                raise UserError(f"{path}: both {image[0]} and {field.name} hold images; expected one of them")
             image = field.name, listed, bare
+        elif _holds_bytes(field.type):
+            raise UserError(
+                f"{path}: column {quoted(field.name)} holds bytes ({quoted(str(field.type), 60)}); images are read "
+                "from image or images, as binary, {bytes, path}, or a list of these; other media are not supported"
+            )
+        elif not (pa.types.is_temporal(field.type) or pa.types.is_decimal(field.type)):
+            text.append(field.name)
     return Columns(tuple(text), *image) if image else Columns(tuple(text), None)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a type is one of bytes, or has one somewhere within."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return True
+    if types.is_binary_view(kind):
+        return True
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    return any(_holds_bytes(kind.field(at).type) for at in range(kind.num_fields))
+
+
+@contextmanager
+def readable_row(where: str) -> Iterator[None]:
+    """A value that cannot be had as Python's becomes a bad record: text that is no UTF-8, a number out of range."""
+    try:
+        yield
+    except BadRecordError:
+        raise
+    except (ValueError, OverflowError, ArithmeticError, OSError) as error:
+        raise BadRecordError(f"{where}: a value cannot be read ({in_line(error, 200)})") from None
+
+
+def image_paths(cell: Any, columns: Columns, where: str) -> list[str | None]:
+    """Of each image in an image column's value the path beside it; BadRecordError for an empty place in a list."""
+    values = (cell or []) if columns.listed else [] if cell is None else [cell]
+    for at, value in enumerate(values):
+        if value is None:
+            raise BadRecordError(f"{where}: image {at} of {len(values)} is empty")
+    return [value.get("path") if isinstance(value, dict) else None for value in values]
 
 
 class TableRecords(Records):
@@ -103,6 +139,12 @@ class TableRecords(Records):
         if self.columns.image is None:
             return image_source(self.part.images, name)
         return self._image(row, position)
+
+    def image_key(self, row: int, position: int, name: str) -> str:
+        if self.columns.image is None or self.paths_only:
+            return name
+        content = self._image(row, position).content()
+        return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else name
 
     def _recognised(self) -> str:
         """By the columns, and by the keys of the first rows' turns."""

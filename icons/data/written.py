@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from icons.data.chat import parts_of
 from icons.data.conversation import IMAGE_TAG, Conversation, Turn
 
 ROLES = {"human": "user", "gpt": "assistant"}
@@ -13,8 +14,8 @@ ROLES = {"human": "user", "gpt": "assistant"}
 def as_trained(conversation: Conversation, *, one_image: bool) -> Conversation:
     """The conversation with as many tags as images, as the gradients have seen it.
 
-    With `one_image` (LLaVA's own template) an image that no turn speaks of is gone and several tags in a turn are one
-    at its front. Tags in a record without an image are text and stay.
+    With `one_image` (LLaVA's own template) an image that no turn speaks of is gone, and a turn's tags are one at its
+    front. Tags in a record without an image are text and stay.
     """
     if not conversation.images or not one_image:
         return conversation
@@ -24,7 +25,7 @@ def as_trained(conversation: Conversation, *, one_image: bool) -> Conversation:
 
 
 def _image_first(turn: Turn) -> Turn:
-    if turn.text.count(IMAGE_TAG) < 2:
+    if IMAGE_TAG not in turn.text:
         return turn
     return replace(turn, text=f"{IMAGE_TAG}\n{turn.text.replace(IMAGE_TAG, '').strip()}".strip())
 
@@ -68,19 +69,7 @@ def messages_of_parts(conversation: Conversation, images: list[Any]) -> dict[str
 
 
 def _parts(text: str) -> list[dict[str, str | None]]:
-    """A line break between an image at either end and the text is the record's layout, and dropped."""
-    pieces = text.split(IMAGE_TAG)
-    parts: list[dict[str, str | None]] = []
-    for number, piece in enumerate(pieces):
-        if number:
-            parts.append({"type": "image", "text": None})
-        if number and not "".join(pieces[:number]).strip():
-            piece = piece.lstrip("\n")
-        if number < len(pieces) - 1 and not "".join(pieces[number + 1 :]).strip():
-            piece = piece.rstrip("\n")
-        if piece:
-            parts.append(_text(piece))
-    return parts
+    return [{"text": None, **part} for part in parts_of(text)]
 
 
 def _text(text: str | None) -> dict[str, str | None]:

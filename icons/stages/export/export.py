@@ -65,6 +65,7 @@ def export(config: Config, out: Path, name: str | None, form: str | None, *, pat
                 write_parquet(folder, made, columns)
             else:
                 write_saved(folder / "dataset", made, columns)
+        records.require_unchanged()
         write_guide(folder, out.absolute(), file, form, config, selection, len(rows), whole=whole)
     _tell(job.noticed, out, form, len(kept) - len(rows) if whole else 0)
 
@@ -109,9 +110,10 @@ def _paths(config: Config, folder: Path, out: Path) -> Callable[[int, int, Image
     one_folder = len({part.images for part in config.train.parts}) == 1
 
     def place(row: int, position: int, source: ImageSource, name: str) -> str:
-        if not isinstance(source, Path):
-            return str(out / unpacked(folder, row, position, source))
-        return name if one_folder else str(source)
+        if isinstance(source, Path):
+            return name if one_folder else str(source)
+        content = source.content()
+        return str(content) if isinstance(content, Path) else str(out / unpacked(folder, row, position, content))
 
     return place
 
@@ -121,9 +123,8 @@ def _embedded(row: int, position: int, source: ImageSource, name: str) -> dict[s
 
 
 def _absolute(row: int, position: int, source: ImageSource, name: str) -> dict[str, Any]:
-    if not isinstance(source, Path):
-        return _embedded(row, position, source, name)
-    return {"bytes": None, "path": str(source)}
+    where = source if isinstance(source, Path) else source.content()
+    return {"bytes": None, "path": str(where)} if isinstance(where, Path) else {"bytes": where, "path": None}
 
 
 def _tell(noticed: Noticed, out: Path, form: str | None, invalid: int) -> None:

@@ -58,7 +58,7 @@ class Export:
                     ]
                 except BadRecordError as error:
                     raise BadRecordError(f"{where}: {error}") from None
-                head = {"id": str(record.get("id", row)), "source": record_source(record)}
+                head = {"id": str(record.get("id", "")), "source": record_source(record)}
                 yield {**head, **form(conversation, shown), **self.beside(row)}
                 self.noticed.rows += 1
                 progress.advance(1)
@@ -81,9 +81,8 @@ def image_bytes(source: ImageSource) -> bytes:
         raise BadRecordError(f"image {where} cannot be read ({error.strerror})") from None
 
 
-def unpacked(folder: Path, row: int, position: int, source: ImageSource) -> str:
-    """Writes an image of its own file under `folder`/images; its path relative to `folder`."""
-    content = image_bytes(source)
+def unpacked(folder: Path, row: int, position: int, content: bytes) -> str:
+    """Writes an image into a file of its own under `folder`/images; its path relative to `folder`."""
     ending = ENDINGS.get(content[:2], ".img")
     name = f"images/{row // 1000:05d}/{row}-{position}{ending}"
     (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -51,9 +50,14 @@ class Selection:
         return len(self.rows if self.rows is not None else self.members or [])
 
 
-def member(record: dict[str, Any]) -> Member:
+def member(records: Records, row: int) -> Member:
     """The source is the record's `source`, else the first folder of its image path."""
-    name, images = record.get("id"), record_images(record)
+    record = records[row]
+    name = record.get("id")
+    images = [
+        records.image_key(row, at, image) if isinstance(image, str) else image
+        for at, image in enumerate(record_images(record))
+    ]
     # An id is the same as text and as number: copies for other trainers have text alone.
     key = None if name is None or name == "" else name if isinstance(name, str) else json.dumps(name)
     text = json.dumps([key, images, record.get("conversations")], sort_keys=True)
@@ -79,7 +83,7 @@ def read_selection(path: Path) -> Selection:
 
 def _of_records(path: Path) -> Selection:
     records = open_records(path)
-    return Selection(path, members=[member(records[row]) for row in range(len(records))])
+    return Selection(path, members=[member(records, row) for row in range(len(records))])
 
 
 def _first_line(file: OpenFile) -> bytes:
@@ -134,7 +138,7 @@ def read_training(records: Records, rows: Iterable[int], members: list[Member]) 
         for row in asked:
             progress.advance(1)
             try:
-                one = member(records[row])
+                one = member(records, row)
             except BadRecordError:
                 if row in rows:
                     raise
