@@ -64,3 +64,15 @@ def test_the_source_archive_holds_what_the_tests_and_the_documents_need(built: P
     }
     assert wanted - members.keys() == set()
     assert [name for name in files_of("icons/examples") if not members[name].isfile()] == []
+
+
+def test_the_demo_installs_nothing_that_only_the_tests_need(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = {
+        goal: subprocess.run(["make", "-n", goal], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        for goal in ("demo", "test")
+    }
+    assert "-e .\n" in done["demo"]
+    assert "[test]" not in done["demo"]
+    assert done["test"].index("-e .\n") < done["test"].index("-e '.[test]'\n") < done["test"].index("pytest")

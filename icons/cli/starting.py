@@ -42,6 +42,9 @@ def init(
 ) -> None:
     """Write a commented config for a run of your own, from the answers that you give as options."""
     require_new(folder)
+    for option, answer in (("model", model), ("data", data), ("images", images), ("output", output)):
+        if answer == "":
+            raise UserError(f"--{option} is empty; leave it out to fill it in later")
     from icons.new_config import Answers, start_run
 
     tasks = []

@@ -78,7 +78,16 @@ def test_copies_of_the_scripts_and_the_configs(tmp_path: Path) -> None:
     assert os.access(tmp_path / "scripts" / "submit.sh", os.X_OK)
 
 
-@pytest.mark.parametrize("answer", [["--task", "a b=x.json"], ["--task", "gqa"], ["--task", "a=x", "--task", "a=y"]])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["--task", "a b=x.json"],
+        ["--task", "gqa"],
+        ["--task", "a=x", "--task", "a=y"],
+        ["--data", ""],
+        ["--data", "a\0b"],
+    ],
+)
 def test_what_can_be_in_no_config_writes_nothing(answer: list[str], tmp_path: Path) -> None:
     outcome = icons("init", tmp_path / "mine", *answer)
     assert outcome.code == 2
