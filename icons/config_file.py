@@ -34,6 +34,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a config file ({_reason(error)})") from None
+    return read_config(text, path, overrides)
+
+
+def read_config(text: str, path: Path, overrides: Sequence[str] = ()) -> Config:
+    """What `load_config` would make of a file at `path` with this text."""
     raw, lines = read_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected keys such as output_dir, model, train and tasks, found {type(raw).__name__}")

@@ -18,7 +18,7 @@ FLOORS = (
     ("pipeline", "cluster", "opening", "opened_run"),
     ("stages",),
     ("models", "training", "report"),
-    ("config_file", "mixture_file", "settings"),
+    ("config_file", "mixture_file", "new_config", "settings"),
     ("config", "config_data", "config_section", "store"),
     ("data", "selection", "evaluation"),
     ("gradients",),

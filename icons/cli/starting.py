@@ -1,4 +1,4 @@
-"""The commands to start with: a demo, a tiny model, models and adapters from their published parts."""
+"""The commands to start with: a demo, a config, a tiny model, models and adapters from their published parts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from icons.atomic import new_folder
 from icons.cli.program import SET_UP, app
+from icons.errors import UserError
 from icons.opening import require_new
 
 
@@ -20,6 +21,39 @@ def demo(
     from icons.demo.demo import demo as run_demo
 
     run_demo(out)
+
+
+@app.command(rich_help_panel=SET_UP)
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write, new or empty.", show_default=False)],
+    model: Annotated[str | None, typer.Option(help="A Hugging Face folder, or the id of a model of the Hub.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="PATH", help="The training data.")] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The folder of the images, of the data and of the tasks.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="A task and its validation samples. Repeatable.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(metavar="PATH", help="Folder of the results; default: DIR/run.")] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Also the scripts for Slurm, in DIR/scripts.")] = False,
+    configs: Annotated[
+        bool, typer.Option("--configs", help="Also a config with every key and the published runs', in DIR/configs.")
+    ] = False,
+) -> None:
+    """Write a commented config for a run of your own, from the answers that you give as options."""
+    require_new(folder)
+    for option, answer in (("model", model), ("data", data), ("images", images), ("output", output)):
+        if answer == "":
+            raise UserError(f"--{option} is empty; leave it out to fill it in later")
+    from icons.new_config import Answers, start_run
+
+    tasks = []
+    for each in task or []:
+        name, equals, path = each.partition("=")
+        if not (name and equals and path):
+            raise UserError(f"--task {each}: expected NAME=PATH, for example --task gqa=val/gqa.json")
+        tasks.append((name, path))
+    start_run(folder, Answers(model, data, images, tuple(tasks), output), slurm=slurm, configs=configs)
 
 
 @app.command(rich_help_panel=SET_UP)

@@ -13,7 +13,7 @@ from tests.conftest import Project, icons
 from tests.reference.selection import read_selection
 
 STAGES = ("warmup", "train-grads", "merge", "val-grads", "specialist", "generalist")
-COMMANDS = (*STAGES, "run", "report", "status", "validate", "inspect", "demo", "tiny-model")
+COMMANDS = (*STAGES, "run", "report", "status", "validate", "inspect", "demo", "init", "tiny-model")
 
 
 def test_help_names_every_command_and_does_not_import_torch() -> None:

@@ -183,7 +183,7 @@ def test_the_tables_of_clients_are_those_of_the_last_run() -> None:
 def icons_commands() -> list[tuple[str, str]]:
     """(document, command line) of every `icons ...` in code, in blocks and within lines."""
     found = []
-    for path in (ROOT / "README.md", ROOT / "docs" / "reference.md", REPRODUCE):
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = path.read_text().replace("\\\n", " ")
         blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
         within = re.findall(r"`((?:accelerate launch|torchrun|python)?[^`\n]*?\bicons [a-z][^`\n]*)`", text)
@@ -212,7 +212,7 @@ def test_the_table_of_commands_is_complete() -> None:
 
 
 def test_the_scripts_that_documents_name_exist() -> None:
-    text = REPRODUCE.read_text() + (ROOT / "README.md").read_text()
+    text = "".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
     named = set(re.findall(r"\bs?ba(?:sh|tch) (?:\./)?(scripts/\w+\.sh)", text))
     assert len(named) >= 6
     assert {name for name in named if not (ROOT / name).is_file()} == set()
