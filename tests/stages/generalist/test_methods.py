@@ -191,9 +191,9 @@ def test_scores_of_an_earlier_version_are_named(copy_of_finished: Project) -> No
 
 
 def test_a_third_party_adds_a_method_by_the_documented_steps(copy_of_finished: Project) -> None:
-    section = DOCS.read_text().split("## A method of your own")[1]
-    (code,) = re.findall(r"```python\n# my_method.py\n(.*?)```", section, re.DOTALL)
-    (command,) = re.findall(r"```sh\nicons generalist mine.yaml (.*?)\n```", section, re.DOTALL)
+    page = (DOCS.parent / "own-method.md").read_text()
+    (code,) = re.findall(r"```python\n# my_method.py\n(.*?)```", page, re.DOTALL)
+    (command,) = re.findall(r"```sh\nicons generalist mine.yaml (.*?)\n```", page, re.DOTALL)
     (copy_of_finished.root / "my_method.py").write_text(code)
     outcome = copy_of_finished.icons("generalist", *command.split())
     assert outcome.code == 0, outcome.err
