@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from icons.config import ModelConfig
-from icons.data.chat import _parts, render_chat, tokenise_chat
+from icons.data.chat import parts_of, render_chat, tokenise_chat
 from icons.data.conversation import parse_record
 from icons.data.formats import ChatFormat
 from icons.data.tokens import IGNORE, labelled
@@ -217,7 +217,7 @@ def test_turns_that_are_not_predicted_have_no_label(llama: Path, tiny_model: Pat
 
 def test_white_space_within_a_sentence_is_content() -> None:
     def joined(text: str) -> str:
-        return "".join(part.get("text", "[]") for part in _parts(text))
+        return "".join(part.get("text", "[]") for part in parts_of(text))
 
     assert joined("Is <image> bigger than <image> or not?") == "Is [] bigger than [] or not?"
     assert joined("Image 1: <image>\nImage 2: <image>\n\nWhich?") == "Image 1: []\nImage 2: []\n\nWhich?"

@@ -143,7 +143,8 @@ def test_preempted_requeued_and_killed(cluster: Cluster, slow: Project, tmp_path
     os.kill(beat(1)["pid"], signal.SIGKILL)
     cluster.wait_until(lambda: beat(0)["state"] == "stopped")
     assert beat(0)["error"] == "SIGUSR2"
-    assert "is requeued" in next((project.run / "logs").glob("train-grads-final-*_0.log")).read_text()
+    log = next((project.run / "logs").glob("train-grads-final-*_0.log"))
+    cluster.wait_until(lambda: "is requeued" in log.read_text())  # said behind the heartbeat
     cluster.wait_until_empty()
     assert numbers(project, "done") == [0]
     assert before[1] < finished_shards(chunks[1]) < 13
