@@ -25,7 +25,8 @@ class Result:
 def results(output_dir: Path) -> list[Result]:
     """In the order in which they are made; what is damaged says so."""
     folder = RunFolder(output_dir)
-    found = [Result("selection", name, _selection(folder.selection(name) / INDICES)) for name in _selections(folder)]
+    names = selection_names(folder.selections)
+    found = [Result("selection", name, _selection(folder.selection(name) / INDICES)) for name in names]
     for path in sorted((folder.root / "finetune").glob("*/manifest.json")):
         found.append(Result("finetune", path.parent.name, _training(path)))
     for path in sorted(path for path in folder.evaluations.glob("*") if path.is_dir()):
@@ -41,10 +42,6 @@ def lines(found: list[Result]) -> Iterator[str]:
     for each in found:
         yield f"{each.kind if each.kind != before else '':<12} {each.name:<24} {each.detail}".rstrip()
         before = each.kind
-
-
-def _selections(folder: RunFolder) -> list[str]:
-    return selection_names(folder.selections)
 
 
 def _selection(path: Path) -> str:

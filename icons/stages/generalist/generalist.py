@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from icons.config import Config
+from icons.data.forms import in_llava_form
 from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say
@@ -176,7 +177,7 @@ def _data_file(records: Records, selected: Int64, copies: Copies) -> Iterator[by
     """A JSON list of the chosen records, one a line, in source order; `copies` sees each."""
     for position, row in enumerate(np.sort(selected).tolist()):
         record = records.raw(row)
-        copies.see(row, records[row])
+        copies.see(row, in_llava_form(records.form, record))  # where all is JSON there is one form
         try:
             text = json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:  # a lone surrogate is legal in JSON, but only escaped
