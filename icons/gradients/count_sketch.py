@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from icons.gradients.hashing import Key, offsets, signs_at, tensor_keys
+from icons.gradients.kinds import VERSIONS
 from icons.gradients.operands import check_dim, check_operands, on_triton
 
 
@@ -30,7 +31,7 @@ class CountSketch:
     """
 
     kind = "count_sketch"
-    version = 1
+    version = VERSIONS[kind]
 
     def __init__(self, dim: int, seed: int) -> None:
         check_dim(dim)

@@ -10,3 +10,6 @@ PROJECTIONS = {
     "rademacher": "icons.gradients.rademacher:Rademacher",
 }
 """Kind -> module:class of its `projection.Projector`, made with (dim, seed)."""
+
+VERSIONS = {"none": 1, "count_sketch": 1, "rademacher": 1}
+"""Kind -> version of its numbers, counted up when the same seed gives others; part of the fingerprint of a row."""

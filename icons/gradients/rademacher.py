@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from icons.gradients.hashing import BLOCK, LANES, Key, dense_sign_words, max_dense_size, tensor_keys
+from icons.gradients.kinds import VERSIONS
 from icons.gradients.operands import MAX_SIZE, check_dim, check_operands, on_triton
 
 WORD_CACHE_BYTES = 256 * 2**20
@@ -25,7 +26,7 @@ class Rademacher:
     """
 
     kind = "rademacher"
-    version = 1
+    version = VERSIONS[kind]
 
     def __init__(self, dim: int, seed: int) -> None:
         check_dim(dim)

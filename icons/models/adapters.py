@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from icons.config import LoraConfig, ModelConfig
 from icons.errors import UserError
 from icons.gradients.lora import lora_pairs
-from icons.models.foreign import reading, reason, require_plain_folder
+from icons.models.folders import adapter_shapes, convert_first
+from icons.models.foreign import reading
 from icons.models.loading import meta_model
 from icons.models.parts import is_language, language_linears, language_model_name
 from icons.models.vlm import VisionLanguageModel
@@ -105,7 +103,7 @@ def require_fit(folder: Path, bare: nn.Module) -> None:
 
     stored = adapter_shapes(folder)
     if _is_original_llava(stored, bare):
-        raise UserError(_convert_first(folder))
+        raise UserError(convert_first(folder))
     inside = language_model_name(bare)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -147,40 +145,9 @@ def _older_layout(names: Iterable[str]) -> str | None:
     return None
 
 
-def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors in a PEFT adapter folder, from the file's header."""
-    path = folder / "adapter_model.safetensors"
-    if folder.is_dir():
-        require_plain_folder(folder, "adapter")
-    if (folder / "non_lora_trainables.bin").is_file():
-        raise UserError(_convert_first(folder))
-    if not path.is_file() or not (folder / "adapter_config.json").is_file():
-        raise UserError(f"adapter {folder} has no adapter_model.safetensors and adapter_config.json (PEFT format)")
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError("adapter_config.json holds no object")
-        with safe_open(path, framework="np") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"adapter {path} cannot be read ({reason(error)})") from None
-
-
-def lora_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many LoRA parameters an adapter's tensors hold; a projector trained beside them does not count."""
-    return sum(prod(shape) for name, shape in shapes.items() if ".lora_" in name)
-
-
 def _is_original_llava(names: Iterable[str], base: Any) -> bool:
     """Whether an adapter's names are those of LLaVA's own code, whose language model has no name within the model."""
     return language_model_name(base) != "model" and any(n.startswith("base_model.model.model.layers.") for n in names)
-
-
-def _convert_first(folder: Path) -> str:
-    return (
-        f"adapter {folder} was trained by the original LLaVA code and does not fit a Hugging Face model as it is; "
-        f"convert it: icons import-adapter {folder} OUT"
-    )
 
 
 def _whole_modules(peft: nn.Module) -> dict[str, nn.Parameter]:

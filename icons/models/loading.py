@@ -14,36 +14,12 @@ from torch import nn
 
 from icons.config import ModelConfig
 from icons.errors import UserError
-from icons.models.foreign import reading, reason, require_own_code_only, require_plain_folder
+from icons.models.folders import model_folder
+from icons.models.foreign import reading, require_own_code_only
 from icons.models.formats import input_format, reads_images
 from icons.models.place import take_device
 from icons.models.probe import with_right_head
 from icons.models.vlm import VisionLanguageModel
-
-PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
-"""The files of a Hub repository that are needed; weights in other formats are not."""
-
-
-def model_folder(base: str) -> Path:
-    """The local folder of `model.base`, downloaded from the Hub when it is an id; a UserError when it cannot be one."""
-    folder = Path(base)
-    if not folder.is_absolute():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            folder = Path(snapshot_download(base, allow_patterns=PATTERNS))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise UserError(
-                f"model.base: {base!r} is no folder here and not to be had from the Hub ({reason(error)})"
-            ) from None
-    if folder.is_dir():
-        require_plain_folder(folder, "model.base")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model.base: {folder} has no config.json; expected a Hugging Face model folder")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"model.base: {folder} has no weights (*.safetensors)")
-    return folder
 
 
 def load_base(config: ModelConfig) -> VisionLanguageModel:

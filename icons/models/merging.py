@@ -9,7 +9,8 @@ from pathlib import Path
 from icons.config import ModelConfig
 from icons.data.vicuna import CHAT_TEMPLATE
 from icons.models.card import write_card
-from icons.models.loading import load_base, model_folder
+from icons.models.folders import model_folder
+from icons.models.loading import load_base
 
 TEXT = "A model with the adapter of an instruction tuning folded into its weights."
 OWN_FILES = {"config.json", "generation_config.json"}  # save_pretrained writes them with the weights

@@ -51,9 +51,14 @@ def _copies(m: Material) -> Finding | None:
     count = int(copies["rows"])
     if not count:
         return Finding("Copies", "No sample of the selection repeats another one’s pictures and conversation.", True)
-    alike = copies.get("gradients_alike")
+    alike, compared = copies.get("gradients_alike"), copies.get("gradients_compared", count)
     text = f"{count:,} of the {m.focus.size:,} selected repeat another one’s pictures and conversation"
-    text += "." if alike is None else f"; the gradients of {alike:,} have a cosine above 0.99 with it."
+    if alike is None:
+        text += "."
+    elif compared == count:
+        text += f"; the gradients of {alike:,} have a cosine above 0.99 with it."
+    else:
+        text += f"; of {compared:,} whose gradients were compared, {alike:,} have a cosine above 0.99 with it."
     return Finding("Copies", text, 20 * count <= m.focus.size)
 
 

@@ -173,8 +173,14 @@ class RowWriter:
         invalid: int,
         bad: list[dict[str, Any]],
         seconds: float,
+        *,
+        listed: bool = True,
     ) -> None:
-        """Writes one shard, then the manifest that lists it. Raises ValueError for rows that are there already."""
+        """Writes one shard, then the manifest that lists it. Raises ValueError for rows that are there already.
+
+        Of shards that take milliseconds the manifest would be most of the work: without `listed` it is left to the
+        next shard that is, or to `write_manifest`. Until then the shard does not count.
+        """
         manifest = self.manifest
         if not any(first <= start < stop <= last for first, last in manifest.gaps):
             raise ValueError(f"rows {start} to {stop - 1} are not missing")
@@ -188,7 +194,8 @@ class RowWriter:
             bad_records=sorted([*manifest.bad_records, *bad], key=lambda each: int(each["row"])),
             seconds=manifest.seconds + seconds,
         )
-        self.write_manifest()
+        if listed:
+            self.write_manifest()
 
     def write_manifest(self) -> None:
         m = self.manifest

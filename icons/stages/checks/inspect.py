@@ -8,8 +8,8 @@ from icons.data.images import load_image
 from icons.data.sets import open_records
 from icons.data.tokens import IGNORE, IMAGE_ID, Tokens, expand_images
 from icons.errors import BadRecordError, UserError
+from icons.models.folders import model_folder
 from icons.models.formats import input_format
-from icons.models.loading import model_folder
 from icons.plain import in_line
 from icons.progress import say, say_json
 from icons.stages.checks.in_run import in_run

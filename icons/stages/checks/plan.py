@@ -9,9 +9,9 @@ from icons.config import Config
 from icons.data.records import Records
 from icons.data.sets import open_records
 from icons.errors import UserError
-from icons.models.adapters import adapter_shapes, lora_parameters, lora_size
+from icons.models.adapters import lora_parameters
+from icons.models.folders import adapter_shapes, lora_size, model_folder
 from icons.models.formats import input_format
-from icons.models.loading import model_folder
 from icons.models.place import pick_device
 from icons.stages.checks.disk import Disk, disk_of
 from icons.stages.generalist.evidence import selection_method

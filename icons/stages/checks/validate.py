@@ -18,9 +18,10 @@ from icons.data.records import is_hub_id
 from icons.data.samples import DataSource
 from icons.data.sets import open_records
 from icons.errors import UserError
-from icons.models.adapters import adapter_shapes, lora_parameters, lora_size, require_fit
+from icons.models.adapters import lora_parameters, require_fit
+from icons.models.folders import adapter_shapes, lora_size, model_folder
 from icons.models.formats import input_format
-from icons.models.loading import meta_model, model_folder
+from icons.models.loading import meta_model
 from icons.models.place import pick_device
 from icons.plain import in_line
 from icons.progress import Progress, say

@@ -8,13 +8,14 @@ from pathlib import Path
 from icons.config import Config
 from icons.data.records import Records
 from icons.errors import UserError
+from icons.gradients.kinds import VERSIONS
+from icons.models.folders import adapter_shapes, lora_size, model_folder
 from icons.stages.specialist.described import named, row_settings, val_type
 from icons.stages.specialist.directions import tasks_digest
 from icons.store.fingerprint import Fingerprint, digest, file_digest, model_digest
 from icons.store.layout import RunFolder
 from icons.store.whole import damaged
 
-EXACT_VERSION = 1
 LORA_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
 """What of an adapter's settings scales its layers, beside its tensors."""
 
@@ -60,10 +61,6 @@ def require_dim(config: Config, lora_parameters: int) -> None:
 
 def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
     """Everything but gradient type and data that decides a row at a checkpoint."""
-    from icons.gradients.projection import make_projector
-    from icons.models.adapters import adapter_shapes, lora_size
-    from icons.models.loading import model_folder
-
     folder = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
     if not folder.is_dir():
         steps = "" if checkpoint == "final" else f", and warmup.save_steps must divide {checkpoint}"
@@ -74,7 +71,6 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
     gradients = config.gradients
     require_dim(config, lora_size(adapter_shapes(folder)))
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    projector = None if gradients.exact else make_projector(gradients.projection, gradients.dim, gradients.seed)
     fields = row_settings(config)
     fields.pop("gradient_type")
     return {
@@ -82,7 +78,7 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
         "base_model": model_digest(model_folder(config.model.base)),
         "adapter": file_digest(folder / "adapter_model.safetensors")[:16],
         "lora": digest({key: settings.get(key) for key in LORA_SETTINGS}),
-        "projection_version": EXACT_VERSION if projector is None else projector.version,
+        "projection_version": VERSIONS[gradients.projection],
     }
 
 

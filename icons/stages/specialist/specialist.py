@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 FORMAT = 3
+APART = 10
+"""Between two writings of the manifest, times what one takes: a shard is scored sooner than its manifest is written."""
 
 
 def specialist(config: Config) -> None:
@@ -80,11 +82,17 @@ def _score(config: Config, indices: list[Index], writer: RowWriter) -> None:
         def work(number: int) -> ShardScores:
             return score_shard(sources, number, len(config.tasks), matrices=matrices)
 
-        begin = time.monotonic()
-        for number, scored in zip(missing, in_order(work, missing, threads), strict=True):
-            _write_shard(config, scored, number, shards[number], writer, begin)
-            begin = time.monotonic()
-            bar.advance(shards[number].stop - shards[number].start)
+        begin, due = time.monotonic(), 0.0
+        try:
+            for number, scored in zip(missing, in_order(work, missing, threads), strict=True):
+                _write_shard(config, scored, number, shards[number], writer, begin)
+                begin = time.monotonic()
+                if begin >= due:
+                    writer.write_manifest()
+                    due = begin + APART * (time.monotonic() - begin)
+                bar.advance(shards[number].stop - shards[number].start)
+        finally:
+            writer.write_manifest()
 
 
 def _done(index: Index, writer: RowWriter) -> list[int]:
@@ -177,7 +185,8 @@ def _write_shard(
         path = RunFolder(config.output_dir).matrix(name) / matrix_file(number)
         write_matrix(path, matrix, shard.start, digest(writer.manifest.fingerprint))
     part = {name: getattr(scored, name) for name in ["rows", *OF_A_ROW]}
-    writer.append(part, shard.start, shard.stop, int((~scored.valid).sum()), [], time.monotonic() - begin)
+    invalid, seconds = int((~scored.valid).sum()), time.monotonic() - begin
+    writer.append(part, shard.start, shard.stop, invalid, [], seconds, listed=False)
 
 
 OF_A_ROW = ["scores", "valid", "losses", "norms"]

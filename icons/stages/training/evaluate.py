@@ -166,7 +166,7 @@ def _load(config: Config, candidate: Candidate) -> VisionLanguageModel:
 
 
 def _fingerprint(config: Config, candidate: Candidate, task: TaskConfig) -> Fingerprint:
-    from icons.models.loading import model_folder
+    from icons.models.folders import model_folder
 
     return {
         "base_model": model_digest(model_folder(config.model.base)),

@@ -109,7 +109,7 @@ def _manifest(config: Config, job: Job) -> dict[str, Any] | None:
 
 def _fingerprint(config: Config, job: Job, sha256: str) -> Fingerprint:
     """`sha256` is that of the training file: the one that is read, not what its name stands for later."""
-    from icons.models.loading import model_folder
+    from icons.models.folders import model_folder
 
     pruning = config.training.model_dump() if config.training.pruning else {}
     settings = job.settings.model_dump() | {f"lora_{k}": v for k, v in config.model.lora.model_dump().items()}
@@ -126,8 +126,8 @@ def _fingerprint(config: Config, job: Job, sha256: str) -> Fingerprint:
 def _prepare(config: Config, job: Job, processes: Processes, begun: dict[str, Any] | None) -> _Ready:
     """Samples and steps; every image is decoded once, on the first start alone. Nothing is written."""
     from icons.data.samples import BadRecord, DataSource
+    from icons.models.folders import model_folder
     from icons.models.formats import input_format
-    from icons.models.loading import model_folder
     from icons.models.place import pick_device
     from icons.training.packed import PackedSamples, pack_samples
     from icons.training.readable import unreadable
