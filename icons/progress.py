@@ -1,4 +1,4 @@
-"""How far a stage is: a bar on a terminal, a plain line a minute in a log."""
+"""How far a stage is: a bar on a terminal, a plain line a minute with its time in a log."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Progress:
             self._last_line = time.monotonic()
             note(self._line())
             if not _voice.quiet:
-                print(for_terminal(self._line()), file=sys.stderr, flush=True)
+                print(f"{_now()} {for_terminal(self._line())}", file=sys.stderr, flush=True)
 
     def expect(self, total: int) -> None:
         """The total, where it is found out on the way."""
@@ -94,8 +94,13 @@ def log_to(path: Path, command: Sequence[str]) -> None:
 def note(text: str) -> None:
     """Into the log alone, if there is one."""
     if _voice.log is not None:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        stamp = _now()
         _voice.log.writelines(f"{stamp} {line}\n" for line in for_terminal(text).split("\n"))
+
+
+def _now() -> str:
+    """The date and time of this machine's place, as a log shows them."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def say(message: str) -> None:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.cli.test_cli import COMMANDS
+from tests.conftest import ROOT, Project
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -75,6 +76,14 @@ def test_the_costs_of_the_methods(tmp_path: Path) -> None:
     assert found.keys() == set(names)
     assert all(taken["seconds"] > 0 and taken["peak_bytes"] > 0 for taken in found.values())
     assert found["spice"]["notes"]["spice"]["rows"] == 60
+
+
+def test_how_soon_commands_answer(finished: Project, tmp_path: Path) -> None:
+    options = ["--run", finished.config, "--only", "merge", "--rounds", 1, "--json", tmp_path / "s.json"]
+    run(BENCHMARKS / "startup.py", *options)
+    assert json.loads((tmp_path / "s.json").read_text())["results"]["merge"].keys() == {"help", "missing", "finished"}
+    text = (BENCHMARKS / "startup.py").read_text()
+    assert [name for name in COMMANDS if f'"{name}": ' not in text] == []
 
 
 EVERY_HELP = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from icons import __version__
+from icons import __version__, progress
 from icons.progress import only_errors
 from tests.cli.test_cli import COMMANDS
 from tests.conftest import Project, icons
@@ -51,6 +51,16 @@ def test_the_log_has_every_line_with_its_time(finished: Project, tmp_path: Path)
     lines = log.read_text().splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
     assert [line[20:27] for line in lines] == ["icons -", "general", "icons -", "error: "]
+
+
+def test_the_lines_of_a_long_stage_have_their_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress.Progress("train-grads", 4) as bar:
+        bar.advance(1)
+    line = capsys.readouterr().err
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d train-grads: 1/4 samples \(25%\), ", line)
 
 
 @pytest.mark.parametrize("command", ["train-grads", "merge", "val-grads", "validate", "inspect", "finetune", "export"])
