@@ -48,6 +48,9 @@ def trial(
 @app.command(rich_help_panel=TRAINING)
 def finetune(
     config: ConfigFile,
+    selection: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A folder under selection/; default: the config's.")
+    ] = None,
     indices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Train on these rows: a selection, or a JSON list.")
     ] = None,
@@ -66,7 +69,7 @@ def finetune(
         from icons.stages.training.finetune import choose
         from icons.stages.training.finetune import finetune as stage
 
-        stage(opened, choose(opened, indices, everything, random_seed), name, merged=merged)
+        stage(opened, choose(opened, selection, indices, everything, random_seed), name, merged=merged)
 
     run_stage(config, overrides, chosen, "finetune", several_processes=True)
 

@@ -51,18 +51,32 @@ def finetune(config: Config, part: Part, name: str | None = None, *, merged: boo
         _merge(config, job)
 
 
-def choose(config: Config, indices: Path | None, everything: bool, random_seed: int | None) -> Part:
-    """The selection, unless one of the options asks for something else; a UserError when two do."""
-    asked = {"--indices": indices is not None, "--everything": everything, "--random": random_seed is not None}
+def choose(
+    config: Config, selection: str | None, indices: Path | None, everything: bool, random_seed: int | None
+) -> Part:
+    """The config's selection, unless one of the options asks for something else; a UserError when two do.
+
+    A random part is as large as the selection, the config's or the one that is named.
+    """
+    asked = {
+        "--selection": selection is not None and random_seed is None,
+        "--indices": indices is not None,
+        "--everything": everything,
+        "--random": random_seed is not None,
+    }
     options = [option for option, used in asked.items() if used]
     if len(options) > 1:
         raise UserError(f"{' and '.join(options)} exclude each other; give one, or none for the selection")
     if everything:
         return Part("everything", {"rows": "everything"}, lambda records: list(range(len(records))))
-    path = indices or RunFolder(config.output_dir).selection(config.selection.name) / INDICES
+    folder, name = RunFolder(config.output_dir), selection or config.selection.name
+    path = indices or folder.selection(name) / INDICES
     if indices is None and not path.is_file():
+        there = sorted(each.parent.name for each in folder.selections.glob(f"*/{INDICES}"))
+        known = f" (there are {', '.join(there)})" if there else ""
         raise UserError(
-            f"{path} does not exist; run `icons generalist` first, or choose with --indices FILE or --everything"
+            f"no selection {name} in {folder.selections}{known}; run `icons generalist` first, or choose with "
+            "--selection NAME, --indices FILE or --everything"
         )
     rows_listed = read_indices(path)
     listed, num_train, data = rows_listed.rows, rows_listed.num_train, rows_listed.data
@@ -78,7 +92,7 @@ def choose(config: Config, indices: Path | None, everything: bool, random_seed: 
             raise UserError(f"{path}: index {listed[-1]} is not in {records.path}, which has {len(records)} records")
         return listed
 
-    default = config.selection.name
+    default = name
     if indices is not None:
         named = indices.absolute().parent.name if indices.name == INDICES else indices.stem
         default = re.sub(r"[^A-Za-z0-9_.-]+", "-", named).strip("-.") or "indices"

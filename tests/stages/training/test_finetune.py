@@ -74,7 +74,11 @@ def test_it_trains_on_the_selection(copy_of_finished: Project) -> None:
     assert [entry["step"] for entry in log(project, "vote-20")] == [1, 2, 3, 4, 5]
     assert (folder / "loss.png").is_file()
     assert not (folder / "merged").exists()
-    assert project.icons("finetune").out == "finetune vote-20: 5 steps, already done\n"
+    for options in ([], ["--selection", "vote-20"]):
+        assert project.icons("finetune", *options).out == "finetune vote-20: 5 steps, already done\n"
+    message = refused(project, "--selection", "vote-30")
+    assert "no selection vote-30 in" in message
+    assert "(there are vote-20); run `icons generalist` first" in message
     message = refused(project, "--set", "finetune.projector_learning_rate=null")
     assert "projector_learning_rate is 2e-05, expected None" in message
 
