@@ -23,3 +23,8 @@ def torch_on_one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def reading_threads() -> int:
+    """Threads that read and compare shards side by side, each with room for one: as many as cores, at most eight."""
+    return min(8, cores())

@@ -40,17 +40,18 @@ def influence_scores(unit_ND: npt.NDArray[np.float16], directions_TD: Float32) -
     """Scores [n, T]: mean cosine of each training row with each task's validation rows.
 
     By torch, which converts float16 some twenty times faster than NumPy does, and whose products do not depend on how
-    many threads a library was started with.
+    many threads a library was started with. The few directions stand on the left: the other way round the product of a
+    matrix this narrow takes one and a half to two times as long.
     """
     rows_ND = torch.from_numpy(unit_ND)
-    directions_DT = torch.from_numpy(directions_TD).T.contiguous()  # in torch's own memory, aligned as in every run
-    scores_NT = torch.empty(len(unit_ND), len(directions_TD))
+    directions = torch.from_numpy(directions_TD).clone()  # in torch's own memory, aligned as in every run
+    scores_TN = torch.empty(len(directions_TD), len(unit_ND))
     block_BD = torch.empty(BLOCK, unit_ND.shape[1])
     for start in range(0, len(unit_ND), BLOCK):
         rows = rows_ND[start : start + BLOCK]
         block_BD[: len(rows)].copy_(rows)
-        torch.mm(block_BD[: len(rows)], directions_DT, out=scores_NT[start : start + len(rows)])
-    scores: Float32 = scores_NT.numpy()
+        scores_TN[:, start : start + BLOCK] = directions @ block_BD[: len(rows)].T
+    scores: Float32 = scores_TN.T.contiguous().numpy()
     return scores
 
 

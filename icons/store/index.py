@@ -10,6 +10,7 @@ from icons.errors import UserError
 from icons.store.files import read_sealed, write_sealed
 from icons.store.fingerprint import Fingerprint, digest
 from icons.store.rows import FORMAT, Shard
+from icons.store.tensors import read_ahead
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Index:
 
     def path(self, shard: Shard) -> Path:
         return self.folder / shard.file
+
+    def read_ahead(self, number: int) -> None:
+        """Lets the disk begin with a shard that will be wanted soon; there need be none of that number."""
+        if number < len(self.shards):
+            read_ahead(self.path(self.shards[number]))
 
     @property
     def digest(self) -> str:

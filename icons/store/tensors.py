@@ -7,6 +7,8 @@ other.
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,14 @@ def tensors_in(content: bytes | memoryview) -> dict[str, Array]:
         }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a safetensors file ({error})") from None
+
+
+def read_ahead(path: Path) -> None:
+    """Asks the system to begin reading a file that will be wanted soon; nothing happens where it cannot be asked."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError), path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 class Memory:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from icons.config import Config
-from icons.cores import cores, torch_on_one_thread
+from icons.cores import reading_threads, torch_on_one_thread
 from icons.models.place import pick_device
 from icons.progress import Progress
 from icons.selection.voters import Block, Bool, Voters
 from icons.stages.specialist.checkpoints import checkpoint_weights
 from icons.stages.specialist.directions import complete_task
-from icons.stages.specialist.scoring import MOST_THREADS, in_order
+from icons.stages.specialist.scoring import in_order
 from icons.store.files import Array
 from icons.store.index import Index, read_index, recompute
 from icons.store.layout import RunFolder
@@ -75,7 +75,7 @@ def _task_rows(config: Config, checkpoint: int | str, task: str) -> tuple[Array,
 def _blocks(sides: list[_Side], device: torch.device, thin: int) -> Iterator[Block]:
     """A block a training shard, in order; the next ones are computed while this one is looked at."""
     shards = sides[0].index.shards
-    threads = 1 if device.type == "cuda" else min(MOST_THREADS, cores())
+    threads = 1 if device.type == "cuda" else reading_threads()
 
     def work(number: int) -> Block:
         memory = Memory()

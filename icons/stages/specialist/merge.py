@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from icons.config import Config
-from icons.cores import cores
+from icons.cores import reading_threads
 from icons.data.records import chunk_range
 from icons.errors import UserError
 from icons.progress import Progress, say
@@ -21,8 +21,6 @@ from icons.store.index import Index, read_index, recompute, write_index
 from icons.store.layout import RunFolder
 from icons.store.rows import Shard, read_manifest
 from icons.store.tensors import Memory
-
-MOST_THREADS = 8
 
 
 def merge(config: Config) -> None:
@@ -71,7 +69,7 @@ def _checked(index: Index, before: dict[str, int]) -> Index:
     rows = sum(shard.stop - shard.start for shard in fresh)
     with (
         Progress("merge: checksums", rows, unit="rows") as progress,
-        ThreadPoolExecutor(min(MOST_THREADS, cores())) as pool,
+        ThreadPoolExecutor(reading_threads()) as pool,
     ):
         for checked in pool.map(verify, fresh):
             progress.advance(checked)

@@ -23,7 +23,6 @@ from icons.store.layout import RunFolder
 from icons.store.tensors import Memory
 
 T = TypeVar("T")
-MOST_THREADS = 8
 
 _of_thread = threading.local()
 

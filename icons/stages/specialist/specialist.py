@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icons.config import Config
-from icons.cores import cores, torch_on_one_thread
+from icons.cores import reading_threads, torch_on_one_thread
 from icons.data.records import Records
 from icons.data.sets import open_records
 from icons.errors import UserError
@@ -69,17 +69,22 @@ def specialist(config: Config) -> None:
 
 def _score(config: Config, indices: list[Index], writer: RowWriter) -> None:
     """Scores the shards that are not yet, and writes them in their order."""
-    from icons.stages.specialist.scoring import MOST_THREADS, in_order, load_sources, score_shard
-
     shards = indices[0].shards
     done = _done(indices[0], writer)
     missing = [number for number in range(len(shards)) if number not in done]
     matrices = config.influence.save_matrix and not config.gradients.exact
-    threads = min(MOST_THREADS, cores(), max(1, len(missing)))
+    threads = min(reading_threads(), max(1, len(missing)))
+    for index in indices:
+        for number in missing[:threads]:
+            index.read_ahead(number)  # while torch is loaded
+    from icons.stages.specialist.scoring import in_order, load_sources, score_shard
+
     with torch_on_one_thread(), Progress("specialist", writer.manifest.stop, writer.manifest.rows_done, "rows") as bar:
         sources = load_sources(config, indices, matrices=matrices)
 
         def work(number: int) -> ShardScores:
+            for index in indices:
+                index.read_ahead(number + threads)  # the disk's turn is while this one is compared
             return score_shard(sources, number, len(config.tasks), matrices=matrices)
 
         begin, due = time.monotonic(), 0.0
