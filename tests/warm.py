@@ -7,15 +7,20 @@ the start itself has to be started by `subprocess`.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import runpy
 import signal
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 IMPORTED = [
@@ -33,15 +38,10 @@ class Program:
     def __init__(
         self, *arguments: object, environment: Mapping[str, str] | None = None, folder: Path | None = None
     ) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED)
         with tempfile.NamedTemporaryFile(delete=False) as out, tempfile.NamedTemporaryFile(delete=False) as err:
             self._files = (Path(out.name), Path(err.name))
-        words = [str(argument) for argument in arguments]
         around = {**os.environ, **(environment or {})}
-        names = tuple(map(str, self._files))
-        self._process = context.Process(target=_run, args=(words, around, folder or Path.cwd(), names))
-        self._process.start()
+        self._process = _forked([str(argument) for argument in arguments], around, folder or Path.cwd(), self._files)
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
@@ -90,7 +90,47 @@ def ran(*arguments: object, environment: Mapping[str, str] | None = None) -> str
     return out
 
 
-def _run(words: list[str], environment: dict[str, str], folder: Path, files: tuple[str, ...]) -> None:
+@contextmanager
+def icons_for_the_shell() -> Iterator[Path]:
+    """A folder with a program `icons` for the front of PATH, which has the command run in a fork and waits for it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, address = Path(name), str(Path(name) / "door")
+        (folder / "icons").write_text(f"#!{sys.executable} -IS\n{CALLER.format(address=address)}")
+        (folder / "icons").chmod(0o755)
+        with socketserver.ThreadingUnixStreamServer(address, _Called) as server:
+            threading.Thread(target=server.serve_forever, args=(0.02,)).start()
+            yield folder
+            server.shutdown()
+
+
+CALLER = """\
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as door:
+    door.connect({address!r})
+    door.sendall(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd(), os.getpid()]).encode())
+    door.shutdown(socket.SHUT_WR)
+    sys.exit(int(door.recv(16)))
+"""
+
+
+class _Called(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        words, environment, folder, caller = json.loads(self.rfile.read())
+        outputs = (Path(f"/proc/{caller}/fd/1"), Path(f"/proc/{caller}/fd/2"))
+        process = _forked(["-m", "icons", *words], environment, Path(folder), outputs)
+        process.join()
+        self.wfile.write(str(process.exitcode).encode())
+
+
+def _forked(words: list[str], environment: dict[str, str], folder: Path, outputs: tuple[Path, Path]) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    process = context.Process(target=_run, args=(words, environment, folder, outputs))
+    process.start()
+    return process
+
+
+def _run(words: list[str], environment: dict[str, str], folder: Path, files: tuple[Path, Path]) -> None:
     """In the fork: what `python WORDS` does."""
     for number, name in enumerate(files, start=1):
         opened = os.open(name, os.O_WRONLY | os.O_APPEND)
