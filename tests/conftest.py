@@ -24,10 +24,10 @@ collect_ignore = ["clients"]  # unless named on the command line: their set-up i
 
 
 LONGEST = (
-    "slurm/", "training/test_infobatch", "training/test_finetune", "benchmarks/", "demo/", "cli/test_docs",
-    "generalist/test_trial", "specialist/test_workers", "specialist/test_pipeline", "cli/test_scripts",
+    "slurm/", "benchmarks/", "generalist/test_trial", "specialist/test_workers", "training/test_infobatch",
+    "training/test_finetune", "demo/", "checks/test_bad_input", "specialist/test_pipeline", "specialist/test_exact",
 )  # fmt: skip
-"""Files that take a minute or more come first, so that no worker is left with one of them at the end."""
+"""Files that take half a minute or more come first, so that no worker is left with one of them at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.cli.test_cli import COMMANDS
 from tests.conftest import ROOT, Project
+from tests.warm import ran
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -38,16 +37,10 @@ assert left.out_of_memory == ["full"] and left.rates.keys() == {"goes on"} and l
 """
 
 
-def run(*command: object) -> str:
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_race_on_the_tiny_model(tmp_path: Path) -> None:
-    options = ["--samples", 6, "--rounds", 1, "--published-samples", 0, "--no-memory", "--json", tmp_path / "r.json"]
-    options += ["--tokens-per-batch", 512, "--tokens-per-batch", 2048]
-    out = run(BENCHMARKS / "gradients.py", *options)
+    options = ["--samples", 4, "--dim", 256, "--rounds", 1, "--published-samples", 0, "--no-memory"]
+    options += ["--tokens-per-batch", 512, "--tokens-per-batch", 2048, "--json", tmp_path / "r.json"]
+    out = ran(BENCHMARKS / "gradients.py", *options)
     assert "ours, count_sketch" in out
     found = json.loads((tmp_path / "r.json").read_text())
     assert {
@@ -65,13 +58,13 @@ def test_the_race_on_the_tiny_model(tmp_path: Path) -> None:
 
 
 def test_the_race_on_a_model_built_from_its_config(tiny_model: Path) -> None:
-    run("-c", BUILT_FROM_A_CONFIG, BENCHMARKS, tiny_model)
+    ran("-c", BUILT_FROM_A_CONFIG, BENCHMARKS, tiny_model)
 
 
 def test_the_costs_of_the_methods(tmp_path: Path) -> None:
-    names = ("spice", "proportional", "coverage")
+    names = ("spice", "less")
     options = ["--rows", 300, "--val-rows", 2, "--warm", *(part for name in names for part in ("--only", name))]
-    run(BENCHMARKS / "methods.py", *options, "--json", tmp_path / "m.json")
+    ran(BENCHMARKS / "methods.py", *options, "--json", tmp_path / "m.json")
     found = json.loads((tmp_path / "m.json").read_text())["results"]
     assert found.keys() == set(names)
     assert all(taken["seconds"] > 0 and taken["peak_bytes"] > 0 for taken in found.values())
@@ -80,7 +73,7 @@ def test_the_costs_of_the_methods(tmp_path: Path) -> None:
 
 def test_how_soon_commands_answer(finished: Project, tmp_path: Path) -> None:
     options = ["--run", finished.config, "--only", "merge", "--rounds", 1, "--json", tmp_path / "s.json"]
-    run(BENCHMARKS / "startup.py", *options)
+    ran(BENCHMARKS / "startup.py", *options)
     assert json.loads((tmp_path / "s.json").read_text())["results"]["merge"].keys() == {"help", "missing", "finished"}
     text = (BENCHMARKS / "startup.py").read_text()
     assert [name for name in COMMANDS if f'"{name}": ' not in text] == []
@@ -109,14 +102,14 @@ def programs() -> list[Path]:
 
 def test_every_program_starts() -> None:
     """All in one process, which imports torch once."""
-    said = run("-c", EVERY_HELP, *programs()).splitlines()
+    said = ran("-c", EVERY_HELP, *programs()).splitlines()
     assert said == [f"{program} starts" for program in programs()]
     assert len(said) >= 10
 
 
 def test_fidelity_in_its_smallest_form(tmp_path: Path) -> None:
     options = ["--samples", 24, "--val-samples", 2, "--seeds", 2, "--dims", 128, "--steps", 2, "--rank", 2]
-    out = run(BENCHMARKS / "fidelity.py", *options, "--json", tmp_path / "f.json")
+    out = ran(BENCHMARKS / "fidelity.py", *options, "--json", tmp_path / "f.json")
     assert "seeds" in out
     rows = json.loads((tmp_path / "f.json").read_text())["rows"]
     assert {row["kind"] for row in rows} == {"count_sketch", "rademacher"}
@@ -124,7 +117,7 @@ def test_fidelity_in_its_smallest_form(tmp_path: Path) -> None:
 
 
 def test_the_costs_with_the_specialist_measured() -> None:
-    out = run(BENCHMARKS / "costs.py", "--specialist", "--shard-rows", 64, "--val-rows", 4)
+    out = ran(BENCHMARKS / "costs.py", "--specialist", "--shard-rows", 64, "--val-rows", 4)
     assert "319,815,680 of LoRA" in out
     assert "| `train-grads` | 665,298 x" in out
     assert "`specialist`: scores" in out
@@ -133,20 +126,20 @@ def test_the_costs_with_the_specialist_measured() -> None:
 
 def test_from_rows_to_a_selection_in_its_smallest_form(tmp_path: Path) -> None:
     options = ["--rows", 300, "--val-rows", 2, "--generalist-rows", 0, "--warm", "--json", tmp_path / "s"]
-    out = run(BENCHMARKS / "selection.py", *options)
+    out = ran(BENCHMARKS / "selection.py", *options)
     assert "plain reading" in out
     found = json.loads((tmp_path / "s").read_text())["results"]
     assert found["store"].keys() >= {"merge", "specialist", "generalist"}
 
 
 def test_the_page_in_its_smallest_form(tmp_path: Path) -> None:
-    out = run(BENCHMARKS / "report.py", "--rows", 400, "--warm", "--json", tmp_path / "r.json")
+    out = ran(BENCHMARKS / "report.py", "--rows", 400, "--warm", "--json", tmp_path / "r.json")
     assert "MB" in out
     assert json.loads((tmp_path / "r.json").read_text())["results"]["rows"] == 400
 
 
 def test_odd_inputs_are_taken_or_refused(tmp_path: Path) -> None:
-    run(BENCHMARKS / "fuzz.py", "--cases", 12, "--seed", 7, "--json", tmp_path / "f.json")
+    ran(BENCHMARKS / "fuzz.py", "--cases", 12, "--seed", 7, "--json", tmp_path / "f.json")
     found = json.loads((tmp_path / "f.json").read_text())["results"]
     assert found.keys() == {"records", "images", "config", "folders"}
     assert all(sum(counts.values()) == 12 for counts in found.values())
@@ -154,12 +147,12 @@ def test_odd_inputs_are_taken_or_refused(tmp_path: Path) -> None:
 
 def test_a_kill_before_a_write_and_a_damage(tmp_path: Path) -> None:
     options = ["--kills", 0, "--writes", 1, "--damages", 1, "--seed", 3, "--json", tmp_path / "f.json"]
-    run(BENCHMARKS / "faults.py", *options)
+    ran(BENCHMARKS / "faults.py", *options)
     found = json.loads((tmp_path / "f.json").read_text())["results"]
     assert found["writes"]["kills"] == found["damages"]["damages"] == 1
 
 
 def test_parquet_beside_a_folder(tmp_path: Path) -> None:
-    run(BENCHMARKS / "parquet.py", "--rows", 250, "--side", 64, "--count", 20, "--json", tmp_path / "p.json")
+    ran(BENCHMARKS / "parquet.py", "--rows", 250, "--side", 64, "--count", 20, "--json", tmp_path / "p.json")
     found = json.loads((tmp_path / "p.json").read_text())["results"]
     assert sum(key.startswith("Parquet, ") for key in found) == 3

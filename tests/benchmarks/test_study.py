@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.vision_models import text_llama
+from tests.warm import ran
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -47,14 +47,11 @@ def test_a_wrong_answer_is_of_the_same_kind(tmp_path: Path) -> None:
 
 
 def run_study(folder: Path, *options: str) -> dict[str, Any]:
-    program = [sys.executable, str(ROOT / "benchmarks" / "study"), "--folder", str(folder), "--size", "tiny"]
     numbers = folder.parent / "numbers.json"
-    done = subprocess.run(
-        [*program, "--arms", "core", "--workers", "1", "--json", str(numbers), "--plot", str(folder / "plot.png"),
-         *options],
-        capture_output=True, text=True, check=False,
+    ran(
+        ROOT / "benchmarks" / "study", "--folder", folder, "--size", "tiny", "--arms", "core", "--workers", 1,
+        "--json", numbers, "--plot", folder / "plot.png", *options,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     content: dict[str, Any] = json.loads(numbers.read_text())
     return content

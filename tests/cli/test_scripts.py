@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Project
+from tests.warm import icons_for_the_shell
 
 SCRIPTS = ROOT / "scripts"
+INSTALLED = Path(sys.executable).parent  # where the installed `icons` is
 
 
 @pytest.mark.parametrize(
@@ -27,13 +29,17 @@ SCRIPTS = ROOT / "scripts"
     ],
 )
 def test_a_script_runs_its_command(script: str, options: list[str], words: str, copy_of_finished: Project) -> None:
-    done = bash(script, *options, ICONS_CONFIG=str(copy_of_finished.config))
+    with icons_for_the_shell() as programs:
+        done = bash(script, *options, ICONS_CONFIG=str(copy_of_finished.config), programs=programs)
     assert done.returncode == 0, done.stderr
     assert words in done.stdout
 
 
-def bash(script: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+def bash(
+    script: str, *options: str, programs: Path = INSTALLED, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """A script with `icons` of the folder `programs`."""
+    path = f"{programs}:{INSTALLED}:{os.environ['PATH']}"
     return subprocess.run(
         ["bash", SCRIPTS / script, *options],
         env={**os.environ, "PATH": path, **environment},
@@ -45,7 +51,9 @@ def bash(script: str, *options: str, **environment: str) -> subprocess.Completed
 
 def test_an_array_task_computes_its_own_chunk(copy_of_finished: Project) -> None:
     config = str(copy_of_finished.config)
-    done = bash("0_slurm_train_grads.sh", "4", "--config", config, "--offset", "1", SLURM_ARRAY_TASK_ID="1")
+    with icons_for_the_shell() as programs:
+        options = ["4", "--config", config, "--offset", "1"]
+        done = bash("0_slurm_train_grads.sh", *options, SLURM_ARRAY_TASK_ID="1", programs=programs)
     assert done.returncode == 0, done.stderr
     chunks = (copy_of_finished.run / "train_grads" / "checkpoint-4").iterdir()
     assert [chunk.name for chunk in chunks] == ["chunk-00002-of-00003"]
@@ -63,7 +71,8 @@ def test_an_array_task_beyond_the_last_does_nothing(script: str, words: str, fin
 
 def test_a_task_that_fails_before_its_first_row_leaves_its_error(copy_of_finished: Project) -> None:
     config = str(copy_of_finished.config)
-    done = bash("0_slurm_train_grads.sh", "3", "--config", config, SLURM_ARRAY_TASK_ID="1")
+    with icons_for_the_shell() as programs:
+        done = bash("0_slurm_train_grads.sh", "3", "--config", config, SLURM_ARRAY_TASK_ID="1", programs=programs)
     assert done.returncode == 2
     printed = copy_of_finished.icons("status", "--set", "gradients.checkpoints=[3]").out
     assert "  3      failed   1                    no adapter " in printed

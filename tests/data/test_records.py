@@ -27,6 +27,7 @@ from icons.errors import BadRecordError, UserError
 from icons.store.fingerprint import file_digest
 from tests.conftest import ROOT, Project
 from tests.reference.selection import read_rows
+from tests.warm import ran
 
 ODD = [
     '}{][,"',
@@ -359,10 +360,8 @@ def test_gradients_do_not_depend_on_how_the_file_is_read(kind: Kind, project: Pr
 
 
 def test_the_benchmark_finds_what_an_index_saves(tmp_path: Path) -> None:
-    program = ROOT / "benchmarks" / "records.py"
-    options = ["--records", "20000", "--list-records", "0", "--no-first-batch", "--json", str(tmp_path / "r.json")]
-    done = subprocess.run([sys.executable, program, *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    options = ["--records", 20000, "--list-records", 0, "--no-first-batch", "--json", tmp_path / "r.json"]
+    ran(ROOT / "benchmarks" / "records.py", *options)
     results = json.loads((tmp_path / "r.json").read_text())["results"]
     assert results["2000 records, JSON lines"]["index_bytes"] == 0
     large = results["20000 records, JSON lines"]

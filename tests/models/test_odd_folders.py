@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.conftest import ROOT, Project, icons
+from tests.conftest import Project, icons
+from tests.warm import Program
 
 Damage = Callable[[Path], object]
 
@@ -230,7 +229,8 @@ def test_a_killed_command_is_simply_started_again(command: str, at: int, tmp_pat
     arguments = [command, str(out)]
     if command == "import-adapter":
         arguments.insert(1, str(llava_adapter(tmp_path / "source")))
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(at), *arguments], cwd=ROOT, check=False)
+    killed = Program("-c", KILLED, at, *arguments)
+    killed.communicate()
     assert killed.returncode == -9
     assert not out.exists()
     outcome = icons(*arguments)

@@ -78,7 +78,7 @@ def test_a_method_that_takes_the_useful_rows_is_found(tmp_path: Path, copy_of_fi
     )
     tasks = [t for t in copy_of_finished.raw["tasks"] if t["name"] in ("colour", "digit")]
     copy_of_finished.raw["evaluation"] = {"tasks": [dict(task, group=None) for task in tasks]}
-    copy_of_finished.raw["finetune"] = {"epochs": 20, "learning_rate": 3.0e-3, "batch_size": 8}
+    copy_of_finished.raw["finetune"] = {"epochs": 8, "learning_rate": 6.0e-3, "batch_size": 8}
     copy_of_finished.save()
     outcome = copy_of_finished.icons(
         "trial", "--set", "selection.plugin=own.py", "--methods", "right,beside", "--percent", 24, "--seeds", 2,

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,22 +10,12 @@ import pytest
 
 from tests.conftest import Project
 from tests.reference.selection import read_selection
+from tests.warm import Program
 
 
 def kill_when(project: Project, command: str, moment: Callable[[], bool]) -> None:
     """Starts the command in a process of its own and kills it as soon as `moment` says so."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "icons", command, str(project.config)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    deadline = time.monotonic() + 120
-    while not moment():
-        assert process.poll() is None, f"{command} ended before it could be killed: {process.stderr.read().decode()}"  # type: ignore[union-attr]
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    Program("-m", "icons", command, project.config).kill_when(moment)
 
 
 def shards(folder: Path) -> dict[str, int]:

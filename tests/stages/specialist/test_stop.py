@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from icons.stop import GRACE_SECONDS, Stopped, finishing, leave_if_asked, stoppable
 from tests.conftest import Project
 from tests.stages.specialist.test_kill import shards
+from tests.warm import Program
 
 
 def test_a_signal_strikes_at_once_and_only_once() -> None:
@@ -56,10 +54,10 @@ def test_a_stopped_command_goes_on_from_there(name: str, copy_of_finished: Proje
     project, folder = copy_of_finished, copy_of_finished.run / "train_grads"
     for path in folder.rglob("chunk-*/*"):
         path.unlink()
-    process = start(project, "-m", "icons", "train-grads", str(project.config))
-    wait_until_begun(process, folder)
+    process = Program("-m", "icons", "train-grads", project.config)
+    process.wait_until(lambda: shards(folder) != {})
     process.send_signal(getattr(signal, name))
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate()
     assert process.returncode == 75, err
     assert err == f"stopped by {name}; finished work is kept, the same command goes on from there\n"
     kept = shards(folder)
@@ -79,43 +77,21 @@ def test_a_signal_after_the_work_is_done_does_not_undo_it(finished: Project) -> 
         "atexit.register(lambda: [os.kill(os.getpid(), s) for s in (signal.SIGUSR2, signal.SIGTERM)])\n"
         "icons.cli.main(sys.argv[1:])"
     )
-    process = start(finished, "-c", code, "job", "generalist", "--config", str(finished.config))
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == 0, err
+    command = [sys.executable, "-c", code, "job", "generalist", "--config", str(finished.config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_job_that_cannot_finish_a_shard_in_its_time_is_not_requeued(copy_of_finished: Project) -> None:
     folder = copy_of_finished.run / "train_grads" / "final" / "chunk-00000-of-00003"
     for path in folder.iterdir():
         path.unlink()
-    options = ["job", "train-grads", "--config", str(copy_of_finished.config), "--chunk", "0"]
-    process = start(copy_of_finished, "-m", "icons", *options, SLURM_JOB_ID="1")
-    deadline = time.monotonic() + 60
-    while not (folder / "heartbeat.json").is_file():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.002)
+    options = ["job", "train-grads", "--config", copy_of_finished.config, "--chunk", 0]
+    process = Program("-m", "icons", *options, environment={"SLURM_JOB_ID": "1"})
+    process.wait_until((folder / "heartbeat.json").is_file)
     process.send_signal(signal.SIGUSR2)  # while the model is loaded
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate()
     assert process.returncode == 2, err
     message = "not requeued: the time limit is too short for one shard: raise --time or lower gradients.shard_rows"
     assert err == f"error: {message}\n"
     assert f"failed   0                    {message}" in copy_of_finished.icons("status").out
-
-
-def start(project: Project, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_until_begun(process: subprocess.Popen[str], folder: Path) -> None:
-    deadline = time.monotonic() + 100
-    while not shards(folder):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.001)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 from icons.store.lock import only_one_process
 from tests.conftest import Project
 from tests.reference.selection import read_rows
+from tests.warm import Program
 
 
 def without_training_rows(project: Project) -> Project:
@@ -50,15 +49,10 @@ def children(process: int) -> list[int]:
 
 def test_a_killed_workers_chunk_is_taken_again(copy_of_finished: Project, finished: Project) -> None:
     project = without_training_rows(copy_of_finished)
-    command = [sys.executable, "-m", "icons", "train-grads", str(project.config), "--set", "gradients.workers=2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list((project.run / "train_grads" / "final").glob("chunk-*/manifest.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    process = Program("-m", "icons", "train-grads", project.config, "--set", "gradients.workers=2")
+    process.wait_until(lambda: list((project.run / "train_grads" / "final").glob("chunk-*/manifest.json")) != [])
     os.kill(children(process.pid)[0], signal.SIGKILL)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate()
     assert process.returncode == 0, err
     same_rows(project, finished)
     # Whether the killed worker held a chunk at that moment is up to chance; the rows are right either way.
@@ -88,17 +82,13 @@ def test_workers_end_with_a_killed_parent(copy_of_finished: Project) -> None:
     project = without_training_rows(copy_of_finished)
     project.raw["gradients"]["shard_rows"] = 1
     project.save()
-    command = [sys.executable, "-m", "icons", "train-grads", str(project.config), "--set", "gradients.workers=2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((project.run / "train_grads" / "final").glob("chunk-*/manifest.json")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    process = Program("-m", "icons", "train-grads", project.config, "--set", "gradients.workers=2")
+    process.wait_until(lambda: list((project.run / "train_grads" / "final").glob("chunk-*/manifest.json")) != [])
     workers = children(process.pid)
     assert workers
     process.kill()
-    process.wait()
+    process.communicate()
+    deadline = time.monotonic() + 120
     while any(is_running(worker) for worker in workers):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.05)

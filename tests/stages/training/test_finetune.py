@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
+import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import yaml
@@ -23,6 +19,7 @@ from safetensors.numpy import load_file
 
 from icons.store.files import read_sealed, write_sealed
 from tests.conftest import Project
+from tests.warm import Program, ran
 
 ROWS = list(range(0, 96, 2))
 
@@ -168,28 +165,33 @@ def test_the_merged_model_is_a_plain_folder_that_computes_the_same(tuning: Proje
     assert (expected - plain).abs().max() > 0.05
 
 
-def start(project: Project, processes: int, *options: object) -> subprocess.Popen[bytes]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "icons", "finetune", str(project.config)]
-    return subprocess.Popen(
-        [*command, "--indices", str(project.root / "rows.json"), *map(str, options)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+def start(project: Project, *options: object, environment: Mapping[str, str] | None = None) -> Program:
+    command = ["-m", "icons", "finetune", project.config, "--indices", project.root / "rows.json"]
+    return Program(*command, *options, environment=environment)
+
+
+def two_processes(project: Project, *options: object) -> tuple[Program, Program]:
+    """What torchrun starts: the same command twice, each told its rank."""
+    around = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    first, second = (
+        start(project, *options, environment={**around, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
     )
+    return first, second
 
 
-def kill_when(process: subprocess.Popen[bytes], moment: Callable[[], bool]) -> None:
-    """Kills the launcher and all that it has started."""
-    deadline = time.monotonic() + 120
-    while not moment():
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    started = psutil.Process(process.pid)
-    for each in [started, *started.children(recursive=True)]:
-        each.kill()
-    process.communicate()
+def kill_both_when(processes: tuple[Program, Program], moment: Callable[[], bool]) -> None:
+    processes[0].wait_until(moment)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def test_a_run_killed_in_its_second_epoch_ends_the_same(tuning: Project) -> None:
@@ -197,7 +199,7 @@ def test_a_run_killed_in_its_second_epoch_ends_the_same(tuning: Project) -> None
     tuning.save()
     tune(tuning, "--name", "undisturbed")
     checkpoint = finetuned(tuning, "rows") / "checkpoint-8"
-    kill_when(start(tuning, 1), lambda: (checkpoint / "complete").is_file())
+    start(tuning).kill_when((checkpoint / "complete").is_file)
     assert not (finetuned(tuning, "rows") / "final").exists()
     with (finetuned(tuning, "rows") / "log.jsonl").open("a") as file:
         file.write('{"step": 9, "lo')
@@ -232,13 +234,12 @@ def test_two_processes_train_as_one_and_go_on_after_a_kill(tuning: Project) -> N
     tune(tuning, "--name", "halves", "--set", "finetune.batch_size=4", "--set", "finetune.gradient_accumulation=2")
     halved = ["--set", "finetune.batch_size=4"]
     checkpoint = finetuned(tuning, "rows") / "checkpoint-8"
-    kill_when(start(tuning, 2, *halved), lambda: (checkpoint / "complete").is_file())
+    kill_both_when(two_processes(tuning, *halved), (checkpoint / "complete").is_file)
     assert not (finetuned(tuning, "rows") / "final").exists()
     alone = refused(tuning, "--indices", tuning.root / "rows.json", *halved)
     assert "processes is 2, expected 1" in alone
-    again = start(tuning, 2, *halved)
-    out, err = (stream.decode() for stream in again.communicate(timeout=120))
-    assert again.returncode == 0, err
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    out = ran(*launcher, "-m", "icons", "finetune", tuning.config, "--indices", tuning.root / "rows.json", *halved)
     assert out.count("finetune rows: 12 steps on 48 records") == 1, "the main process alone speaks"
     for name in ("halves", "rows"):
         losses, expected = ([entry["loss"] for entry in log(tuning, other)] for other in (name, "one"))

@@ -28,7 +28,7 @@ from icons.training.sample_loss import sample_losses
 from icons.training.sampler import GroupedSampler
 from icons.training.samples import TrainingSamples
 from tests.conftest import Project
-from tests.stages.training.test_finetune import ROWS, adapter, finetuned, kill_when, log, start
+from tests.stages.training.test_finetune import ROWS, adapter, finetuned, kill_both_when, log, two_processes
 
 EPOCHS, RECORDS, STEP = 4, 45, 8
 PRUNING = ["--set", "training.pruning=infobatch", "--set", "training.ratio=0.6"]
@@ -411,12 +411,12 @@ def test_two_processes_leave_out_the_same_and_go_on_after_a_kill(tuning: Project
     halved = [*PRUNING, "--set", "finetune.batch_size=4", "--set", "finetune.save_steps=2"]
     tune(tuning, *halved, "--name", "halves", "--set", "finetune.gradient_accumulation=2")
     checkpoint = finetuned(tuning, "rows") / "checkpoint-8"
-    kill_when(start(tuning, 2, *halved), lambda: (checkpoint / "complete").is_file())
+    kill_both_when(two_processes(tuning, *halved), (checkpoint / "complete").is_file)
     assert not (finetuned(tuning, "rows") / "final").exists()
-    again = start(tuning, 2, *halved)
-    out, err = (stream.decode() for stream in again.communicate(timeout=120))
-    assert again.returncode == 0, err
-    assert out.count("sample-passes saved") == 1, "the main process alone speaks"
+    again = two_processes(tuning, *halved)
+    out, err = zip(*(process.communicate() for process in again), strict=True)
+    assert [process.returncode for process in again] == [0, 0], err
+    assert [text.count("sample-passes saved") for text in out] == [1, 0], "the main process alone speaks"
     for name in ("halves", "rows"):
         lines, expected = log(tuning, name), log(tuning, "one")
         assert [line["sample_passes"] for line in lines] == [line["sample_passes"] for line in expected]

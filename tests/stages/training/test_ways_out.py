@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import ROOT, Project
+from tests.conftest import Project
+from tests.warm import Program
 
 STEPS = ("--set", "finetune.max_steps=3", "--set", "finetune.batch_size=4", "--set", "finetune.save_steps=1")
-
-
-def waited_for(process: subprocess.Popen[bytes], there: Callable[[], bool]) -> None:
-    while not there():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 75, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
@@ -32,16 +22,13 @@ def test_a_stopped_training_saves_on_its_way_out(number: int, code: int, name: s
     """With save_steps beyond the end: the only checkpoint is the one that the signal made."""
     project.raw["warmup"] |= {"max_steps": 30, "save_steps": 1000, "epochs": 20}
     project.save()
-    command = [sys.executable, "-m", "icons", "warmup", str(project.config)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = Program("-m", "icons", "warmup", project.config)
     log = project.run / "warmup" / "log.jsonl"
-    waited_for(process, lambda: log.is_file() and log.read_bytes().count(b"\n") >= 2)
-    os.kill(process.pid, number)
-    _, err = process.communicate(timeout=60)
+    process.wait_until(lambda: log.is_file() and log.read_bytes().count(b"\n") >= 2)
+    process.send_signal(number)
+    _, err = process.communicate()
     assert process.returncode == code, err
-    assert err.decode().splitlines()[-1] == (
-        f"stopped by {name}; finished work is kept, the same command goes on from there"
-    )
+    assert err.splitlines()[-1] == (f"stopped by {name}; finished work is kept, the same command goes on from there")
     (saved,) = (project.run / "warmup").glob("checkpoint-*")
     reached = int(saved.name.removeprefix("checkpoint-"))
     assert 1 <= reached < 30
