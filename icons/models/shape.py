@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from icons.gradients.lora import LoraPair
 from icons.gradients.memory import DecoderShape
+from icons.models.sharding import layers_by_device
 from icons.models.vlm import VisionLanguageModel
 
 
@@ -23,3 +27,12 @@ def decoder_shape(model: VisionLanguageModel, pairs: Sequence[LoraPair]) -> Deco
         rank=max(pair.a.weight.shape[0] for pair in pairs),
         number_bytes=model.base.dtype.itemsize,
     )
+
+
+def shapes_by_device(model: VisionLanguageModel, pairs: Sequence[LoraPair]) -> dict[torch.device, DecoderShape]:
+    """What of the decoder lies on each device: all of it, or with `model.device_map` some of its layers."""
+    shape = decoder_shape(model, pairs)
+    layers = getattr(model.base.get_decoder(), "layers", None)
+    if layers is None:
+        return {pair.device: shape for pair in pairs}
+    return {device: replace(shape, layers=count) for device, count in layers_by_device(layers).items()}

@@ -1,0 +1,103 @@
+"""`model.quantization`: the language model's linear layers in 8 or 4 bits, made by bitsandbytes while they are read.
+
+4 bits are QLoRA's (arXiv 2305.14314): NormalFloat with double quantisation. 8 bits are the weights of LLM.int8() (arXiv
+2208.07339), each row by its largest number. Vision tower, projector, embeddings and output head stay as they are, and so
+do all inputs (see `icons.gradients.quantized`).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from icons.config import ModelConfig
+from icons.errors import UserError
+from icons.gradients.quantized import is_quantized, product
+from icons.models.parts import is_language, language_model_name
+from icons.plain import in_line
+
+WEIGHT_BYTES = {"8bit": 1.0, "4bit": 0.516}
+"""Of a quantised number with its scales: in 4 bits one of 8 bits for 64 of them, and one of 32 for 256 of those."""
+
+
+def require_bitsandbytes(config: ModelConfig) -> None:
+    """Raises UserError when the config asks for what needs it and it is not installed."""
+    if config.quantization is not None and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"model.quantization: {config.quantization} needs bitsandbytes, which is not installed; "
+            "pip install 'icons[quant]'"
+        )
+
+
+def require_plain_weights(folder: Path) -> None:
+    """Raises UserError for a folder whose weights somebody has quantised; whatever else is odd in it is not looked at."""
+    try:
+        settings: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        inner = settings.get("text_config") or {}
+        found = settings.get("quantization_config") or inner.get("quantization_config")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return
+    if found:
+        how = found.get("quant_method") if isinstance(found, dict) else None
+        raise UserError(
+            f"model.base: {folder} holds weights that are quantised already ({in_line(how or 'quantization_config')}), "
+            "which are not read; name the model's folder of plain weights, and set model.quantization: 8bit or 4bit"
+        )
+
+
+def reading_settings(config: ModelConfig, bare: nn.Module) -> dict[str, Any]:
+    """Arguments of `from_pretrained`; `bare` is the model on the meta device."""
+    if config.quantization is None:
+        return {}
+    require_bitsandbytes(config)
+    from transformers import BitsAndBytesConfig
+
+    inside = language_model_name(bare)
+    outside = [
+        name for name, m in bare.named_modules() if isinstance(m, nn.Linear) and not is_language(name, inside)
+    ]
+    settings: dict[str, Any] = {"load_in_8bit": True, "llm_int8_threshold": 0.0}
+    if config.quantization == "4bit":
+        settings = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": getattr(torch, config.dtype),
+        }
+    return {"quantization_config": BitsAndBytesConfig(**settings, llm_int8_skip_modules=outside)}
+
+
+def use_weights_alone(model: Any) -> None:
+    """Every quantised layer multiplies by the weights that it stands for, in training, gradients and answers alike."""
+    layers = [module for module in model.modules() if is_quantized(module)]
+    if not layers:
+        raise UserError(f"model.quantization: {type(model).__name__} has no linear layer that bitsandbytes takes")
+    for layer in layers:
+        layer.forward = partial(product, layer)
+
+
+def bits_of(model: Any) -> str:
+    """`8-bit weights`, `4-bit weights`, or nothing."""
+    for bits in (8, 4):
+        if getattr(model, f"is_loaded_in_{bits}bit", False):
+            return f"{bits}-bit weights"
+    return ""
+
+
+def weight_bytes(config: ModelConfig, bare: nn.Module) -> int:
+    """What the model's weights will take, LoRA aside, from its shape alone."""
+    number = getattr(torch, config.dtype).itemsize
+    if config.quantization is None:
+        return number * sum(weight.numel() for weight in bare.parameters())
+    inside = language_model_name(bare)
+    small = sum(
+        m.weight.numel() for n, m in bare.named_modules() if isinstance(m, nn.Linear) and is_language(n, inside)
+    )
+    rest = sum(weight.numel() for weight in bare.parameters()) - small
+    return round(WEIGHT_BYTES[config.quantization] * small + number * rest)
