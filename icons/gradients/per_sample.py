@@ -97,8 +97,9 @@ def _targets(labels_BT: Tensor, device: torch.device) -> _Targets:
 def _sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], labels_BT: Tensor) -> Losses:
     """Mean cross-entropy of each sample's labelled positions; logits are computed at those positions only."""
     targets = _targets(labels_BT, hidden_BTH.device)
-    logits_NV = head(hidden_BTH[targets.sample_N, targets.position_N]).float().to(hidden_BTH.device)
-    loss_N = F.cross_entropy(logits_NV, targets.labels_N, reduction="none")
+    logits_NV = head(hidden_BTH[targets.sample_N, targets.position_N]).float()
+    # The head may lie elsewhere: beside the embeddings that it shares its weight with.
+    loss_N = F.cross_entropy(logits_NV, targets.labels_N.to(logits_NV.device), reduction="none").to(hidden_BTH.device)
     sums_B = torch.zeros(len(targets.tokens_B), device=loss_N.device).index_add(0, targets.sample_N, loss_N)
     return Losses(sums_B / targets.tokens_B, targets.tokens_B)
 
