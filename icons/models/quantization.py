@@ -19,7 +19,7 @@ from torch import nn
 from icons.config import ModelConfig
 from icons.errors import UserError
 from icons.gradients.quantized import is_quantized, product
-from icons.models.parts import is_language, language_model_name
+from icons.models.parts import is_language, language_linears, language_model_name
 from icons.plain import in_line
 
 WEIGHT_BYTES = {"8bit": 1.0, "4bit": 0.516}
@@ -90,14 +90,11 @@ def bits_of(model: Any) -> str:
     return ""
 
 
-def weight_bytes(config: ModelConfig, bare: nn.Module) -> int:
-    """What the model's weights will take, LoRA aside, from its shape alone."""
+def weight_bytes(config: ModelConfig, bare: nn.Module, part: nn.Module | None = None) -> int:
+    """What the weights of a model on the meta device, or of a part of it, will take; from their shapes alone."""
     number = getattr(torch, config.dtype).itemsize
+    weights = dict.fromkeys((part or bare).parameters())  # a weight that two layers share counts once
     if config.quantization is None:
-        return number * sum(weight.numel() for weight in bare.parameters())
-    inside = language_model_name(bare)
-    small = sum(
-        m.weight.numel() for n, m in bare.named_modules() if isinstance(m, nn.Linear) and is_language(n, inside)
-    )
-    rest = sum(weight.numel() for weight in bare.parameters()) - small
-    return round(WEIGHT_BYTES[config.quantization] * small + number * rest)
+        return number * sum(weight.numel() for weight in weights)
+    small = {layer.weight for layer in language_linears(bare).values()}
+    return round(sum(w.numel() * (WEIGHT_BYTES[config.quantization] if w in small else number) for w in weights))

@@ -1,12 +1,14 @@
-"""`model.device_map: auto`: one model over all visible GPUs, its layers one after the other.
+"""`model.device_map: auto`: one model over all visible GPUs, its decoder layers one after the other.
 
-Which module lies where is Accelerate's choice, as with Hugging Face's `device_map="auto"`. What moves the inputs from GPU
-to GPU are plain torch hooks: Accelerate's own replace a module's `forward`, and so do the gradient engine's layers.
+All that is not a decoder layer lies on the first GPU. The layers are shared so that the most tokens go through at once:
+what a backward pass keeps of them is most of the memory, which Accelerate's own map, made for inference, does not count.
+What moves the inputs from GPU to GPU are plain torch hooks: Accelerate's replace a module's `forward`, and so do the
+gradient engine's layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,53 +17,53 @@ from torch import Tensor, nn
 
 from icons.config import ModelConfig
 from icons.errors import UserError
-from icons.models.parts import is_language, language_model_name
+from icons.gradients.memory import split_layers, token_bytes
+from icons.models.parts import language_model_name
 from icons.models.quantization import weight_bytes
+from icons.models.shape import shape_of
 
 GB = 1e9
 DeviceMap = dict[str, torch.device]
-"""Module path -> where it lies; together they cover the model."""
+"""Path of a module, or of a parameter that stands beside modules -> where it lies; together they cover the model."""
 
 
-def spread(config: ModelConfig, bare: nn.Module, free: Mapping[int, int] | None = None) -> DeviceMap:
+def spread(config: ModelConfig, bare: Any, free: Sequence[float] | None = None) -> DeviceMap:
     """Where each part of the model goes; `bare` is the model on the meta device.
 
-    `free` has the bytes that may be used of each GPU, by its number; None: what is free of all visible ones. Raises
-    UserError when the model does not fit.
+    `free` has the bytes that may be used of each GPU; None: what is free of all visible ones. Raises UserError when the
+    model does not fit, or has no list of layers.
     """
-    from accelerate import infer_auto_device_map
-    from accelerate.utils import get_balanced_memory, get_max_memory
-
-    memory = {key: value for key, value in (free or get_max_memory()).items() if isinstance(key, int)}
-    whole = [str(name) for name in getattr(bare, "_no_split_modules", None) or ()]
-    sizes: dict[str, Any] = {
-        "no_split_module_classes": whole,
-        "dtype": getattr(torch, config.dtype),
-        "special_dtypes": _small_numbers(config, bare),
-    }
-    balanced = get_balanced_memory(bare, dict(memory), **sizes)
-    found = infer_auto_device_map(bare, {key: balanced[key] for key in memory}, **sizes)
-    if {"cpu", "disk"} & set(found.values()):
+    if free is None:
+        free = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
+    layers = getattr(bare.get_decoder(), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(f"model.device_map: auto: the decoder of {type(bare).__name__} has no list of layers to share")
+    whole = weight_bytes(config, bare)
+    in_layers = sum(weight_bytes(config, bare, layer) for layer in layers)
+    shape = shape_of(bare, config.lora.r, getattr(torch, config.dtype))
+    room = [bytes_ - (0 if number else whole - in_layers) for number, bytes_ in enumerate(free)]
+    counts = split_layers(len(layers), room, in_layers / len(layers), token_bytes(shape) / shape.layers)
+    if counts is None:
         raise UserError(
-            f"model.device_map: auto: weights of {weight_bytes(config, bare) / GB:.1f} GB do not fit the "
-            f"{len(memory)} visible GPU(s) with {sum(memory.values()) / GB:.1f} GB free, and are not kept on CPU or "
-            "disk; use more GPUs, or model.quantization: 4bit"
+            f"model.device_map: auto: weights of {whole / GB:.1f} GB, and what gradients need beside them, do not fit "
+            f"{len(free)} GPU(s) with {sum(free) / GB:.1f} GB free, and nothing is kept on CPU or disk; use more GPUs, "
+            "or model.quantization: 4bit"
         )
-    return {name: torch.device("cuda", number) for name, number in found.items()}
+    first, path = torch.device("cuda", 0), f"{language_model_name(bare)}.layers"
+    owners = [number for number, count in enumerate(counts) for _ in range(count)]
+    places = dict.fromkeys(_beside(bare, path.split(".")), first)
+    return places | {f"{path}.{layer}": torch.device("cuda", owner) for layer, owner in enumerate(owners)}
 
 
-def _small_numbers(config: ModelConfig, bare: nn.Module) -> dict[str, Any]:
-    """Name of a weight that will be quantised -> Accelerate's word for the size of its numbers."""
-    if config.quantization is None:
-        return {}
-    from accelerate.utils import CustomDtype
-
-    size, inside = {"8bit": torch.int8, "4bit": CustomDtype.INT4}[config.quantization], language_model_name(bare)
-    return {
-        f"{name}.weight": size
-        for name, module in bare.named_modules()
-        if isinstance(module, nn.Linear) and is_language(name, inside)
-    }
+def _beside(module: nn.Module, path: list[str], prefix: str = "") -> Iterator[str]:
+    """All that lies beside the module at `path`, each named by the shortest path that does not hold it."""
+    for name, _ in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        yield prefix + name
+    for name, child in module.named_children():
+        if name != path[0]:
+            yield prefix + name
+        elif len(path) > 1:
+            yield from _beside(child, path[1:], f"{prefix}{name}.")
 
 
 def move_inputs(model: nn.Module, places: Mapping[str, torch.device]) -> None:
@@ -69,10 +71,12 @@ def move_inputs(model: nn.Module, places: Mapping[str, torch.device]) -> None:
     from accelerate.hooks import remove_hook_from_submodules
 
     remove_hook_from_submodules(model)
-    for module in model.modules():
+    modules = dict(model.named_modules())
+    for module in modules.values():
         module.__dict__.pop("forward", None)  # which they leave as an attribute; the class has it
     for name, device in places.items():
-        model.get_submodule(name).register_forward_pre_hook(partial(_moved, device), with_kwargs=True)
+        if name in modules:
+            modules[name].register_forward_pre_hook(partial(_moved, device), with_kwargs=True)
 
 
 def _moved(device: torch.device, module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -82,7 +86,7 @@ def _moved(device: torch.device, module: nn.Module, args: Any, kwargs: Any) -> A
 def _on(device: torch.device, value: Any) -> Any:
     """Tensors within lists, tuples and mappings; whatever else, such as a cache of keys and values, stays."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
+        return value.to(device)
     if type(value) in (list, tuple):
         return type(value)(_on(device, each) for each in value)
     if type(value) is dict:
@@ -93,12 +97,3 @@ def _on(device: torch.device, value: Any) -> Any:
 def devices_of(model: nn.Module) -> list[torch.device]:
     """Where a model's weights lie, in the order of its modules."""
     return list(dict.fromkeys(weight.device for weight in model.parameters()))
-
-
-def layers_by_device(layers: Sequence[nn.Module]) -> dict[torch.device, int]:
-    """How many decoder layers lie on each device."""
-    counts: dict[torch.device, int] = {}
-    for layer in layers:
-        device = next(layer.parameters()).device
-        counts[device] = counts.get(device, 0) + 1
-    return counts
