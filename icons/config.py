@@ -59,8 +59,8 @@ class ModelConfig(Section):
     def _the_map_has_all_devices(self) -> ModelConfig:
         if self.device_map is not None and self.device != "auto":
             raise ValueError(
-                f"device_map: auto takes all visible GPUs, and device names {self.device}; set device to auto, or leave "
-                "device_map out"
+                f"device_map: auto takes all visible GPUs, and device names {self.device}; set device to auto, or "
+                "leave device_map out"
             )
         return self
 
@@ -244,8 +244,8 @@ class Config(Section):
             raise ValueError("gradients.checkpoint_weights: expected one positive number for each checkpoint")
         if self.model.device_map is not None and (self.gradients.workers or 1) > 1:
             raise ValueError(
-                f"gradients.workers: {self.gradients.workers} processes cannot each have all GPUs, as model.device_map: "
-                "auto asks for; leave one of the two out"
+                f"gradients.workers: {self.gradients.workers} processes cannot each have all GPUs, as "
+                "model.device_map: auto asks for; leave one of the two out"
             )
         self._selection_can_be_made()
         return self

@@ -56,7 +56,7 @@ def tokens_that_fit(free_bytes: float, bytes_per_token: int) -> int:
 
 
 def split_layers(layers: int, room: Sequence[float], layer_bytes: float, kept_bytes: float) -> list[int] | None:
-    """How many layers, in their order, go to each device, so that the most tokens fit all of them; None: they do not fit.
+    """How many layers, in their order, go to each device, so that the most tokens fit; None: they do not fit.
 
     `room` has the bytes of each device that nothing else takes; a layer takes `layer_bytes` for its weights and
     `kept_bytes` for a token. Where there is a choice the shares are even.

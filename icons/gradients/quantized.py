@@ -1,6 +1,6 @@
 """Linear layers whose frozen weights bitsandbytes keeps in 8 or 4 bits, as plain layers of the weights they stand for.
 
-The inputs stay as they are. (bitsandbytes' own product of 8 bits rounds them too, where its LLM.int8() looks for outliers
+The inputs stay as they are. (bitsandbytes' own product of 8 bits rounds them too, and its LLM.int8() looks for outliers
 in the whole batch: a sample's gradient would depend on its neighbours.)
 """
 

@@ -46,8 +46,8 @@ def pick_devices(config: ModelConfig) -> list[torch.device]:
         return [pick_device(config.device)]
     if not torch.cuda.is_available():
         raise UserError(
-            "model.device_map: auto spreads a model over GPUs, and torch sees none; leave it out, or look at the driver "
-            "and at torch's build (torch.version.cuda)"
+            "model.device_map: auto spreads a model over GPUs, and torch sees none; leave it out, or look at the "
+            "driver and at torch's build (torch.version.cuda)"
         )
     return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
 

@@ -1,8 +1,8 @@
 """`model.quantization`: the language model's linear layers in 8 or 4 bits, made by bitsandbytes while they are read.
 
 4 bits are QLoRA's (arXiv 2305.14314): NormalFloat with double quantisation. 8 bits are the weights of LLM.int8() (arXiv
-2208.07339), each row by its largest number. Vision tower, projector, embeddings and output head stay as they are, and so
-do all inputs (see `icons.gradients.quantized`).
+2208.07339), each row by its largest number. Vision tower, projector, embeddings and output head stay as they are, and
+so do all inputs (see `icons.gradients.quantized`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from icons.config import ModelConfig
 from icons.errors import UserError
@@ -36,7 +36,7 @@ def require_bitsandbytes(config: ModelConfig) -> None:
 
 
 def require_plain_weights(folder: Path) -> None:
-    """Raises UserError for a folder whose weights somebody has quantised; whatever else is odd in it is not looked at."""
+    """Raises UserError for a folder whose weights are quantised already; what else is odd in it is not looked at."""
     try:
         settings: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         inner = settings.get("text_config") or {}
@@ -59,9 +59,7 @@ def reading_settings(config: ModelConfig, bare: nn.Module) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     inside = language_model_name(bare)
-    outside = [
-        name for name, m in bare.named_modules() if isinstance(m, nn.Linear) and not is_language(name, inside)
-    ]
+    outside = [name for name, m in bare.named_modules() if isinstance(m, nn.Linear) and not is_language(name, inside)]
     settings: dict[str, Any] = {"load_in_8bit": True, "llm_int8_threshold": 0.0}
     if config.quantization == "4bit":
         settings = {
@@ -92,9 +90,10 @@ def bits_of(model: Any) -> str:
 
 def weight_bytes(config: ModelConfig, bare: nn.Module, part: nn.Module | None = None) -> int:
     """What the weights of a model on the meta device, or of a part of it, will take; from their shapes alone."""
-    number = getattr(torch, config.dtype).itemsize
+    number: int = getattr(torch, config.dtype).itemsize
     weights = dict.fromkeys((part or bare).parameters())  # a weight that two layers share counts once
     if config.quantization is None:
         return number * sum(weight.numel() for weight in weights)
-    small = {layer.weight for layer in language_linears(bare).values()}
-    return round(sum(w.numel() * (WEIGHT_BYTES[config.quantization] if w in small else number) for w in weights))
+    small: set[Tensor] = {layer.weight for layer in language_linears(bare).values()}
+    size = WEIGHT_BYTES[config.quantization]
+    return round(sum(weight.numel() * (size if weight in small else number) for weight in weights))

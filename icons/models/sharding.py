@@ -1,8 +1,8 @@
 """`model.device_map: auto`: one model over all visible GPUs, its decoder layers one after the other.
 
 All that is not a decoder layer lies on the first GPU. The layers are shared so that the most tokens go through at once:
-what a backward pass keeps of them is most of the memory, which Accelerate's own map, made for inference, does not count.
-What moves the inputs from GPU to GPU are plain torch hooks: Accelerate's replace a module's `forward`, and so do the
+what a backward pass keeps of them is most of the memory, which Accelerate's own map, made for inference, does not
+count. Plain torch hooks move the inputs from GPU to GPU: Accelerate's replace a module's `forward`, and so do the
 gradient engine's layers.
 """
 

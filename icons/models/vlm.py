@@ -43,12 +43,13 @@ class VisionLanguageModel:
         layer = prunable_layer(self.base.get_decoder())
         index_BQ, labels_BQ = labelled_positions(batch.labels)
         whole = layer is None or 2 * index_BQ.shape[1] > batch.labels.shape[1]
+        last = self.device if layer is None else next(layer.parameters()).device
 
         def hidden() -> Tensor:
             with self.fused():
                 if whole:
                     return self.hidden_states(batch)
-                with last_layer_at(layer, to_device(index_BQ, next(layer.parameters()).device)):
+                with last_layer_at(layer, to_device(index_BQ, last)):
                     return self.hidden_states(batch)
 
         return ForwardPass(pairs, hidden, self.head, batch.labels if whole else labels_BQ)

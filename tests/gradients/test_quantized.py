@@ -167,3 +167,23 @@ def test_weights_that_bitsandbytes_has_rearranged_are_refused(tiny_model: Path) 
     layer.weight.quant_state.packing_format_for_cpu = True  # as its first answer on some CPUs leaves it
     with pytest.raises(ValueError, match="load the model again"):
         dense_weight(layer, torch.float32)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@both
+def test_gpu_equals_cpu(
+    bits: str,
+    tiny_model: Path,
+    folder: Path,
+    model: VisionLanguageModel,
+    source: DataSource,
+    samples: list[Sample],
+) -> None:
+    config = ModelConfig(base=str(tiny_model), dtype="float32", device="cuda", quantization=bits)
+    there, batch = attach_adapter(load_base(config), folder), batch_of(source, samples)
+    found, expected = (
+        projected_rows(each.forward_pass(each.lora_pairs(), batch), make_projector("count_sketch", 256, 0), sgd)
+        for each in (there, model)
+    )
+    torch.testing.assert_close(found.values_BD.cpu(), expected.values_BD, rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""A second device with numbers, on a machine that has none: what is "there" is computed on the CPU, and mixing is refused.
+"""A second device with numbers, on a machine that has none: what is there is computed on the CPU, mixing is refused.
 
 Tensors there say that they lie on torch's meta device and hold a tensor of the CPU. As with two GPUs, an operation on
 tensors of both devices is an error, and so is an index of the other one; a number of no dimension goes along, as one of

@@ -51,7 +51,8 @@ def plan(config: Config) -> Plan:
     """Opens every data file, the model's and the plugin's files, as the stages will; no weights are loaded.
 
     Raises UserError for what would stop the run later: a file that cannot be read, records of no form that is read, a
-    method that is not there, a checkpoint that the warm-up will not leave, gradients.dim above what the LoRA has, a device or package that is missing.
+    method that is not there, a checkpoint that the warm-up will not leave, gradients.dim above what
+    the LoRA has, a device or package that is missing.
     """
     selection_method(config)
     train = open_records(config.train.parts)
@@ -74,7 +75,9 @@ def plan(config: Config) -> Plan:
     rows = len(train) + sum(map(len, tasks.values()))
     places = pick_devices(config.model)
     budget = config.gradients.tokens_per_batch
-    tokens = f"{budget or 2048:,} tokens a batch" if budget or places[0].type == "cpu" else "tokens a batch by its memory"
+    tokens = (
+        f"{budget or 2048:,} tokens a batch" if budget or places[0].type == "cpu" else "tokens a batch by its memory"
+    )
     about = [about_steps(config, len(train)), *inputs.warnings]
     return Plan(
         f"on {', '.join(map(str, places))}, {_weights(config)}, {lora:,} LoRA parameters, {tokens}",

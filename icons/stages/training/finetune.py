@@ -115,5 +115,7 @@ def _merge(config: Config, job: Job) -> None:
             mark_whole(folder)
     weights = "the weights"
     if config.model.quantization:
-        weights = f"the plain weights of model.base, not those in {config.model.quantization} that it was trained beside"
+        weights = (
+            f"the plain weights of model.base, not those in {config.model.quantization} that it was trained beside"
+        )
     say(f"{job.title}: merged into {weights}, a plain model folder: {target}")
