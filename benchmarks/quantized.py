@@ -5,9 +5,9 @@
 The model is taught as the demo's; a seed decides the drawn records and the LoRA, which learns for some steps. Exact
 gradients throughout, computed in float32, nothing is projected. The measure are the weights in float32 with their own
 LoRA; compared with it are the same LoRA on the language model's weights rounded to bfloat16, 8 and 4 bits, and a LoRA
-that has learned beside the quantised weights. As a scale: a LoRA that began with other numbers, beside float32. Each row
-has root mean square error and Pearson correlation of all train-validation cosines, the part of each task's exact top
-20% that is found (mean over tasks), and of each method's selection.
+that has learned beside the quantised weights. As a scale: a LoRA that began with other numbers, beside float32. Each
+row has root mean square error and Pearson correlation of all train-validation cosines, the part of each task's exact
+top 20% that is found (mean over tasks), and of each method's selection.
 """
 
 from __future__ import annotations

@@ -32,11 +32,6 @@ def dense_weight(layer: Any, dtype: torch.dtype) -> Tensor:
     if layer.weight.dtype != torch.int8:
         from bitsandbytes.functional import dequantize_4bit
 
-        if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
-            raise ValueError(
-                "bitsandbytes has rearranged 4-bit weights for its own product on the CPU, and they cannot be read any "
-                "more; load the model again, and take gradients before it answers in eval mode"
-            )
         weight_OI: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         return weight_OI.to(dtype)
     # A row's largest number stands for 127; bitsandbytes moves the rows' scales from the weight to the layer's state.

@@ -15,6 +15,7 @@ from icons.config import LoraConfig, ModelConfig
 from icons.data.batches import Batch, make_batch
 from icons.data.samples import DataSource, Sample
 from icons.data.sets import open_records
+from icons.gradients.causal_lm import projected
 from icons.gradients.per_sample import backpropagate
 from icons.gradients.projection import make_projector
 from icons.gradients.quantized import dense_weight, is_quantized
@@ -159,14 +160,12 @@ def test_layers_without_lora_multiply_by_the_same_weights(
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_that_bitsandbytes_has_rearranged_are_refused(tiny_model: Path) -> None:
-    from bitsandbytes.nn import Linear4bit
-
-    layer = Linear4bit(64, 64, bias=False, quant_type="nf4").to("cpu").eval()
-    dense_weight(layer, torch.float32)
-    layer.weight.quant_state.packing_format_for_cpu = True  # as its first answer on some CPUs leaves it
-    with pytest.raises(ValueError, match="load the model again"):
-        dense_weight(layer, torch.float32)
+@both
+def test_a_model_that_others_have_quantised_is_refused(theirs: VisionLanguageModel) -> None:
+    """Its layers without LoRA would multiply in bitsandbytes' own way."""
+    batch = {name: torch.ones(1, 4, dtype=torch.long) for name in ("input_ids", "labels")}
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj.*: weights in 8 or 4 bits"):
+        projected(theirs.peft, batch, dim=64)
 
 
 @pytest.mark.gpu
