@@ -3,9 +3,9 @@
     python benchmarks/larger.py [--card 24] [--cards 1,2,4] [--sizes 7B,13B]
 
 Counted, not measured on a GPU, by what `model.device_map: auto` shares the layers with: weights and what a backward
-pass keeps of a token, LoRA of rank 128 on all layers, 97% of a card free. Models are LLaVA's in shape, with a Llama of the
-size's published dimensions, in bfloat16. "-": the weights do not fit; a sample with an image of LLaVA-1.5 has some 700
-tokens, and one that is longer than the number does not fit either.
+pass keeps of a token, LoRA of rank 128 on all layers, 97% of a card free. Models are LLaVA's in shape, with a Llama of
+the size's published dimensions, in bfloat16. "-": the weights do not fit; a sample with an image of LLaVA-1.5 has some
+700 tokens, and one that is longer than the number does not fit either.
 """
 
 from __future__ import annotations
