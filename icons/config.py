@@ -45,13 +45,24 @@ class ModelConfig(Section):
     base: Annotated[str, AfterValidator(_nameable_text)]
     adapter: FilePath | None = None  # null = the one that `icons warmup` writes
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    quantization: Literal["8bit", "4bit"] | None = None  # of the language model's weights; null = as dtype says
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device_map: Literal["auto"] | None = None  # auto = one model over all visible GPUs, in the gradient stages
     template: Literal["vicuna_v1", "chat_template"] = "vicuna_v1"  # chat_template = the one in the model's folder
     template_date: date = date(2024, 7, 26)  # the day that a chat template is told when it asks for today's
     image_aspect_ratio: Literal["pad", "square"] = "pad"
     max_length: int = Field(2048, ge=8, le=MOST)
     trust_remote_code: bool = False  # run the Python files that a model folder brings along
     lora: LoraConfig = LoraConfig()
+
+    @model_validator(mode="after")
+    def _the_map_has_all_devices(self) -> ModelConfig:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(
+                f"device_map: auto takes all visible GPUs, and device names {self.device}; set device to auto, or "
+                "leave device_map out"
+            )
+        return self
 
 
 class TrainConfig(DataSection):
@@ -231,6 +242,11 @@ class Config(Section):
         weights = self.gradients.checkpoint_weights
         if weights is not None and (len(weights) != len(self.gradients.checkpoints) or min(weights) <= 0):
             raise ValueError("gradients.checkpoint_weights: expected one positive number for each checkpoint")
+        if self.model.device_map is not None and (self.gradients.workers or 1) > 1:
+            raise ValueError(
+                f"gradients.workers: {self.gradients.workers} processes cannot each have all GPUs, as "
+                "model.device_map: auto asks for; leave one of the two out"
+            )
         self._selection_can_be_made()
         return self
 

@@ -21,9 +21,9 @@ def teacher_forced(
     """
     labelled_BT = labels_BT != IGNORE
     sample_N, position_N = torch.nonzero(labelled_BT, as_tuple=True)
-    labels_N = labels_BT[sample_N, position_N].to(hidden_BTH.device)
     at = sample_N.to(hidden_BTH.device), position_N.to(hidden_BTH.device)
     logits_NV = head(hidden_BTH[at]).float()
+    labels_N = labels_BT[sample_N, position_N].to(logits_NV.device)
     loss_N = F.cross_entropy(logits_NV, labels_N, reduction="none").cpu().double()
     right_N = (logits_NV.argmax(-1) == labels_N).cpu()
     tokens_B = labelled_BT.sum(1)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from icons.gradients.lora import lora_pairs
 from icons.gradients.per_sample import IGNORE, ForwardPass
 from icons.gradients.projection import make_projector
+from icons.gradients.quantized import is_quantized
 from icons.gradients.rows import projections
 from icons.gradients.transfer import to_device
 from icons.gradients.types import sgd
@@ -58,6 +59,9 @@ def projected(
     Raises ValueError for a batch of other keys or shapes, a sample without a label, and a model whose per-sample
     gradients cannot be taken.
     """
+    for name, module in model.named_modules():
+        if is_quantized(module):
+            raise ValueError(f"{name}: weights in 8 or 4 bits are for a run alone (model.quantization)")
     pairs, projector = lora_pairs(model), make_projector(projection, dim, seed)
     _check(batch)
     device = pairs[0].a.weight.device

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icons.gradients.quantized import dense_weight, is_quantized
+
 Sink = Callable[[str, Tensor], None]
 """Takes a LoRA tensor's canonical name and the gradients [B, numel] of it, one row a sample."""
 
@@ -27,6 +29,7 @@ Sink = Callable[[str, Tensor], None]
 class LoraPair:
     """One adapted linear layer: A [r, in], B [out, r], scaling s; `name` is its module path in the PEFT model.
 
+    `dtype` is what it is computed in: that of the base layer's weight, or of the model where that is quantised.
     `operands` are made once, from the weights as they are then: other weights want other pairs.
     """
 
@@ -36,6 +39,11 @@ class LoraPair:
     a: nn.Linear
     b: nn.Linear
     scaling: float
+    dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.a.weight.device
 
     @property
     def tensors(self) -> list[tuple[str, Tensor]]:
@@ -44,16 +52,20 @@ class LoraPair:
 
     @cached_property
     def operands(self) -> tuple[Tensor, Tensor]:
-        """A and s B in the base layer's dtype; s is multiplied in float32, so that s B is rounded once."""
-        a, b, dtype = self.a.weight.detach(), self.b.weight.detach(), self.base.weight.dtype
-        return a.to(dtype), (b.float() * self.scaling).to(dtype)
+        """A and s B in `dtype`; s is multiplied in float32, so that s B is rounded once."""
+        a, b = self.a.weight.detach(), self.b.weight.detach()
+        return a.to(self.dtype), (b.float() * self.scaling).to(self.dtype)
+
+    def weight(self) -> Tensor:
+        """W [out, in] in `dtype`; of a quantised layer made anew at every call."""
+        return dense_weight(self.base, self.dtype)
 
 
 def lora_pairs(model: nn.Module) -> list[LoraPair]:
     """Every LoRA pair of the one active adapter, in module order.
 
     Raises ValueError for what the per-sample formulas do not cover: no LoRA at all, several active adapters, DoRA and
-    other variants, LoRA biases, anything but linear layers.
+    other variants, LoRA biases, anything but linear layers (plain ones, or in 8 or 4 bits by bitsandbytes).
     """
     from peft.tuners.lora import Linear, LoraLayer
 
@@ -62,17 +74,26 @@ def lora_pairs(model: nn.Module) -> list[LoraPair]:
         if not isinstance(module, LoraLayer):
             continue
         adapters = [adapter for adapter in module.active_adapters if adapter in module.lora_A]
-        if not isinstance(module, Linear) or not isinstance(module.get_base_layer(), nn.Linear):
-            raise ValueError(f"{name}: LoRA on {type(module.get_base_layer()).__name__}; only nn.Linear is supported")
+        base = module.get_base_layer()
+        quantized = is_quantized(base)
+        if not quantized and not (isinstance(module, Linear) and isinstance(base, nn.Linear)):
+            raise ValueError(f"{name}: LoRA on {type(base).__name__}; only nn.Linear is supported")
         if len(adapters) != 1 or module.merged or module.disable_adapters:
             raise ValueError(f"{name}: expected one active, unmerged adapter, found {adapters}")
         if adapters[0] in module.lora_variant or module.lora_B[adapters[0]].bias is not None:
             raise ValueError(f"{name}: DoRA, LoRA biases and other LoRA variants are not supported")
         a, b = module.lora_A[adapters[0]], module.lora_B[adapters[0]]
-        pairs.append(LoraPair(name, module, module.get_base_layer(), a, b, float(module.scaling[adapters[0]])))
+        dtype = _dtype_beside(model) if quantized else base.weight.dtype
+        pairs.append(LoraPair(name, module, base, a, b, float(module.scaling[adapters[0]]), dtype))
     if not pairs:
         raise ValueError("the model has no LoRA layers")
     return pairs
+
+
+def _dtype_beside(model: nn.Module) -> torch.dtype:
+    """Of the parameters that are neither quantised nor LoRA: embeddings, norms."""
+    named = model.named_parameters()
+    return next(p.dtype for name, p in named if p.is_floating_point() and p.dim() == 1 and "lora_" not in name)
 
 
 @contextmanager
@@ -82,10 +103,10 @@ def per_sample_gradients(pairs: list[LoraPair], sink: Sink) -> Iterator[None]:
     The batch is the first axis of every adapted layer's input [B, T, in]. Dropout is not applied. No parameter's
     `.grad` is touched; freeze them all, so that the graph holds nothing else.
     """
-    anchor = torch.zeros((), device=pairs[0].a.weight.device, requires_grad=True)
+    anchors = {device: torch.zeros((), device=device, requires_grad=True) for device in {p.device for p in pairs}}
     try:
         for pair in pairs:
-            pair.module.forward = _forward(pair, anchor, sink)
+            pair.module.forward = _forward(pair, anchors[pair.device], sink)
         yield
     finally:
         for pair in pairs:
@@ -93,7 +114,7 @@ def per_sample_gradients(pairs: list[LoraPair], sink: Sink) -> Iterator[None]:
 
 
 def _forward(pair: LoraPair, anchor: Tensor, sink: Sink) -> Callable[..., Tensor]:
-    weight, bias = pair.base.weight.detach(), pair.base.bias
+    bias = pair.base.bias
     a, b = pair.operands
     names = [name for name, _ in pair.tensors]
 
@@ -101,9 +122,9 @@ def _forward(pair: LoraPair, anchor: Tensor, sink: Sink) -> Callable[..., Tensor
         if x.dim() != 3:
             raise ValueError(f"{pair.name}: expected an input [batch, tokens, features], got {tuple(x.shape)}")
         if not torch.is_grad_enabled():
-            return F.linear(x, weight, bias) + F.linear(F.linear(x, a), b)
+            return F.linear(x, pair.weight(), bias) + F.linear(F.linear(x, a), b)
         apply: Callable[..., Tensor] = _Adapted.apply
-        return apply(x, anchor, weight, bias, a, b, pair.scaling, names, sink)
+        return apply(x, anchor, pair.weight, bias, a, b, pair.scaling, names, sink)
 
     return forward
 
@@ -116,7 +137,7 @@ class _Adapted(torch.autograd.Function):
         ctx: Any,
         x_BTI: Tensor,
         anchor: Tensor,  # a leaf that asks for a gradient, so that the first layer is part of the graph
-        weight_OI: Tensor,
+        weight: Callable[[], Tensor],
         bias_O: Tensor | None,
         a_RI: Tensor,
         b_OR: Tensor,
@@ -128,15 +149,15 @@ class _Adapted(torch.autograd.Function):
         # be rounded twice, and read and written once more.
         h_BTR = F.linear(x_BTI, a_RI)
         y_BTO = F.linear(h_BTR, b_OR, bias_O)
-        _rows(y_BTO).addmm_(_rows(x_BTI), weight_OI.t())
+        _rows(y_BTO).addmm_(_rows(x_BTI), weight().t())
         ctx.save_for_backward(x_BTI, h_BTR)
-        ctx.frozen = weight_OI, a_RI, b_OR, scaling, names, sink
+        ctx.frozen = weight, a_RI, b_OR, scaling, names, sink
         return y_BTO
 
     @staticmethod
     def backward(ctx: Any, d_BTO: Tensor) -> tuple[Tensor | None, ...]:
         x_BTI, h_BTR = ctx.saved_tensors
-        weight_OI, a_RI, b_OR, scaling, (name_a, name_b), sink = ctx.frozen
+        weight, a_RI, b_OR, scaling, (name_a, name_b), sink = ctx.frozen
         u_BTR = d_BTO @ b_OR
         grads_BOR = d_BTO.new_empty(d_BTO.shape[0], *b_OR.shape)
         sink(name_b, grads_BOR.baddbmm_(d_BTO.transpose(1, 2), h_BTR, beta=0, alpha=scaling).flatten(1))
@@ -144,7 +165,7 @@ class _Adapted(torch.autograd.Function):
         dx_BTI = None
         if ctx.needs_input_grad[0]:
             dx_BTI = u_BTR @ a_RI
-            _rows(dx_BTI).addmm_(_rows(d_BTO), weight_OI)
+            _rows(dx_BTI).addmm_(_rows(d_BTO), weight())
         return dx_BTI, None, None, None, None, None, None, None, None
 
 

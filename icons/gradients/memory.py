@@ -15,6 +15,7 @@ hold more (norms of queries and keys, say) keep more: a batch that does not fit 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 GIB = 2**30
@@ -52,6 +53,29 @@ def token_bytes(shape: DecoderShape) -> int:
 def tokens_that_fit(free_bytes: float, bytes_per_token: int) -> int:
     """Padded tokens of a batch, 1 to `MOST_TOKENS`; `free_bytes` is what a device has left with all else loaded."""
     return max(1, min(MOST_TOKENS, int((SHARE * free_bytes - APART) / bytes_per_token)))
+
+
+def split_layers(layers: int, room: Sequence[float], layer_bytes: float, kept_bytes: float) -> list[int] | None:
+    """How many layers, in their order, go to each device, so that the most tokens fit; None: they do not fit.
+
+    `room` has the bytes of each device that nothing else takes; a layer takes `layer_bytes` for its weights and
+    `kept_bytes` for a token. Where there is a choice the shares are even.
+    """
+
+    def most(tokens: int) -> list[int]:
+        return [max(0, int((each - APART / SHARE) / (layer_bytes + tokens * kept_bytes / SHARE))) for each in room]
+
+    if sum(most(1)) < layers:
+        return None
+    fit, too_many = 1, MOST_TOKENS + 1
+    while too_many - fit > 1:
+        tokens = (fit + too_many) // 2
+        fit, too_many = (tokens, too_many) if sum(most(tokens)) >= layers else (fit, tokens)
+    counts = [0] * len(room)
+    for _ in range(layers):
+        open_ = [device for device, count in enumerate(counts) if count < most(fit)[device]]
+        counts[min(open_, key=counts.__getitem__)] += 1
+    return counts
 
 
 def fewer_tokens(failed: int, longest: int) -> int:

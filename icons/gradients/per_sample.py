@@ -24,7 +24,7 @@ class ForwardPass:
 
     `hidden` runs the model up to the last hidden states [B, T, H]; `head` gives the logits of positions [n, H];
     labels [B, T] say what each position is to predict (IGNORE where nothing), at least one a sample. They stay on the
-    CPU, where counting them waits for nothing.
+    CPU, where counting them waits for nothing. A model may lie on several devices: `device` is that of its first layer.
     """
 
     pairs: list[LoraPair]
@@ -38,12 +38,12 @@ class ForwardPass:
 
     @property
     def device(self) -> torch.device:
-        return self.pairs[0].a.weight.device
+        return self.pairs[0].device
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean token loss of each sample [B] float32 and its count of labels [B] int64, on the model's device."""
+    """Mean token loss of each sample [B] float32 and its count of labels [B] int64, on the batch's device."""
 
     mean_B: Tensor
     tokens_B: Tensor
@@ -59,7 +59,6 @@ def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
     seen: set[str] = set()
     expected = {name for pair in batch.pairs for name, _ in pair.tensors}
     active = sinks[0]
-    targets = _targets(batch.labels_BT, batch.device)
 
     def once(name: str, grads_BP: Tensor) -> None:
         if name in seen:
@@ -68,14 +67,14 @@ def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
         active(name, grads_BP)
 
     with torch.enable_grad(), per_sample_gradients(batch.pairs, once):
-        losses = _sample_losses(batch.hidden(), batch.head, targets)
+        losses = _sample_losses(batch.hidden(), batch.head, batch.labels_BT)
         total = losses.mean_B.sum()
         for active in sinks:
             seen.clear()
             total.backward(retain_graph=active is not sinks[-1])  # type: ignore[no-untyped-call]
             if seen != expected:
                 raise ValueError(f"{min(expected - seen)} and {len(expected - seen) - 1} more had no part in the loss")
-    return Losses(losses.mean_B.detach(), losses.tokens_B)
+    return Losses(losses.mean_B.detach().to(batch.device), losses.tokens_B.to(batch.device))
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,12 @@ def _targets(labels_BT: Tensor, device: torch.device) -> _Targets:
     return _Targets(together_3N[0], together_3N[1], together_3N[2], to_device(labelled_BT.sum(1), device))
 
 
-def _sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], targets: _Targets) -> Losses:
+def _sample_losses(hidden_BTH: Tensor, head: Callable[[Tensor], Tensor], labels_BT: Tensor) -> Losses:
     """Mean cross-entropy of each sample's labelled positions; logits are computed at those positions only."""
+    targets = _targets(labels_BT, hidden_BTH.device)
     logits_NV = head(hidden_BTH[targets.sample_N, targets.position_N]).float()
-    loss_N = F.cross_entropy(logits_NV, targets.labels_N, reduction="none")
+    # The head may lie elsewhere: beside the embeddings that it shares its weight with.
+    loss_N = F.cross_entropy(logits_NV, targets.labels_N.to(logits_NV.device), reduction="none").to(hidden_BTH.device)
     sums_B = torch.zeros(len(targets.tokens_B), device=loss_N.device).index_add(0, targets.sample_N, loss_N)
     return Losses(sums_B / targets.tokens_B, targets.tokens_B)
 

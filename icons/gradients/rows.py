@@ -42,6 +42,27 @@ class Rows:
         return rows
 
 
+class _Sum:
+    """Zeros of one shape, float32, on every device where something is added: layers may lie on several."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape, self.parts = shape, dict[torch.device, Tensor]()
+
+    def on(self, device: torch.device) -> Tensor:
+        """The part on a device, to be added to in place."""
+        if device not in self.parts:
+            self.parts[device] = torch.zeros(self.shape, device=device)
+        return self.parts[device]
+
+    def total(self, device: torch.device) -> Tensor:
+        """All parts together, on a device."""
+        total = self.on(device)
+        for other, part in self.parts.items():
+            if other != device:
+                total = total + part.to(device)
+        return total
+
+
 def projected_rows(batch: ForwardPass, projector: Projector, transform: Transform) -> Rows:
     """The projected features of each sample, as unit rows [B, dim]."""
     rows = projections(batch, projector, transform)
@@ -51,66 +72,64 @@ def projected_rows(batch: ForwardPass, projector: Projector, transform: Transfor
 def projections(batch: ForwardPass, projector: Projector, transform: Transform) -> Rows:
     """The projected features of each sample [B, dim], as long as they come out."""
     size, device = batch.size, batch.device
-    sketch_BD = torch.zeros(size, projector.dim, device=device)
-    squares_B = torch.zeros(size, device=device)
+    sketch, squares = _Sum(size, projector.dim), _Sum(size)
 
     def project(name: str, grads_BP: Tensor) -> None:
-        squares_B.add_(squared_norms(grads_BP))
-        projector.add(name, transform(name, grads_BP), sketch_BD)
+        squares.on(grads_BP.device).add_(squared_norms(grads_BP))
+        projector.add(name, transform(name, grads_BP), sketch.on(grads_BP.device))
 
     losses = backpropagate(batch, project)
-    return Rows(sketch_BD, squares_B.sqrt(), losses)
+    return Rows(sketch.total(device), squares.total(device).sqrt(), losses)
 
 
 def exact_rows(batch: ForwardPass, directions: Mapping[str, Tensor], transform: Transform) -> Rows:
     """The exact mean cosine of each sample with each task's validation samples, [B, T]; no projection.
 
     `directions` maps a LoRA tensor's name to the tasks' mean unit gradients of it, [T, numel] in any dtype, on the
-    device; products are made in float32:
+    tensor's device; products are made in float32:
     mean_j cos(g, g'_j) = g/|g| · mean_j g'_j/|g'_j|, summed over tensors.
     """
     size, device = batch.size, batch.device
     tasks = next(iter(directions.values())).shape[0]
-    dots_BT = torch.zeros(size, tasks, device=device)
-    squares_B = torch.zeros(size, device=device)
-    features_B = torch.zeros(size, device=device)
+    dots, squares, features = _Sum(size, tasks), _Sum(size), _Sum(size)
 
     def compare(name: str, grads_BP: Tensor) -> None:
-        feature_BP = _measure(name, grads_BP, transform, squares_B, features_B)
-        dots_BT.add_(F.linear(feature_BP.float(), directions[name].float()))
+        feature_BP = _measure(name, grads_BP, transform, squares, features)
+        dots.on(grads_BP.device).add_(F.linear(feature_BP.float(), directions[name].float()))
 
     losses = backpropagate(batch, compare)
-    lengths_B1 = features_B.sqrt().unsqueeze(1)
-    return Rows(torch.where(lengths_B1 > 0, dots_BT / lengths_B1, 0.0), squares_B.sqrt(), losses)
+    lengths_B1 = features.total(device).sqrt().unsqueeze(1)
+    cosines_BT = torch.where(lengths_B1 > 0, dots.total(device) / lengths_B1, 0.0)
+    return Rows(cosines_BT, squares.total(device).sqrt(), losses)
 
 
 def add_unit_gradients(batch: ForwardPass, transform: Transform, sums: dict[str, Tensor]) -> Rows:
-    """Adds each sample's whole feature gradient, as a unit vector, to `sums` (name -> [numel] float32, in place).
+    """Adds each sample's whole feature gradient, as a unit vector, to `sums` (name -> [numel] float32, in place, on the
+    tensor's device).
 
     Two backward passes: the first finds the lengths, the second adds the gradients divided by them. `values` of the
     result are empty, [B, 0].
     """
     size, device = batch.size, batch.device
-    squares_B = torch.zeros(size, device=device)
-    features_B = torch.zeros(size, device=device)
+    squares, features = _Sum(size), _Sum(size)
 
     def measure(name: str, grads_BP: Tensor) -> None:
-        _measure(name, grads_BP, transform, squares_B, features_B)
+        _measure(name, grads_BP, transform, squares, features)
 
     def add(name: str, grads_BP: Tensor) -> None:
-        lengths_B = features_B.sqrt()
+        lengths_B = features.total(grads_BP.device).sqrt()
         weights_B = torch.where(lengths_B > 0, 1 / lengths_B, 0.0)
         total_P = weights_B @ transform(name, grads_BP).float()
         sums[name] = sums[name].add_(total_P) if name in sums else total_P
 
     losses = backpropagate(batch, measure, add)
-    return Rows(torch.zeros(size, 0, device=device), squares_B.sqrt(), losses)
+    return Rows(torch.zeros(size, 0, device=device), squares.total(device).sqrt(), losses)
 
 
-def _measure(name: str, grads_BP: Tensor, transform: Transform, squares_B: Tensor, features_B: Tensor) -> Tensor:
+def _measure(name: str, grads_BP: Tensor, transform: Transform, squares: _Sum, features: _Sum) -> Tensor:
     """The features [B, numel]; adds the gradients' and the features' squared norms to their sums [B]."""
     own_B = squared_norms(grads_BP)
-    squares_B.add_(own_B)
+    squares.on(grads_BP.device).add_(own_B)
     feature_BP = transform(name, grads_BP)
-    features_B.add_(own_B if feature_BP is grads_BP else squared_norms(feature_BP))
+    features.on(grads_BP.device).add_(own_B if feature_BP is grads_BP else squared_norms(feature_BP))
     return feature_BP

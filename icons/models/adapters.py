@@ -165,7 +165,7 @@ def _whole_modules(peft: nn.Module) -> dict[str, nn.Parameter]:
 def adam_moments(
     model: VisionLanguageModel, folder: Path
 ) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], float, float, float]:
-    """LoRA tensor name -> Adam's first and second moments, [numel] float32 on the model's device; beta1, beta2, eps.
+    """LoRA tensor name -> Adam's first and second moments, [numel] float32 on the tensor's device; beta1, beta2, eps.
 
     From the optimizer.pt that the Hugging Face Trainer left beside the adapter: its parameters are numbered in the
     order of the model's own. Raises UserError when they are not those of the adapter.
@@ -183,7 +183,7 @@ def adam_moments(
             f"{path} is not of this adapter: {len(states)} parameters, expected {len(shapes)} of its shapes"
         )
     moments = {
-        name: (state["exp_avg"].flatten().float(), state["exp_avg_sq"].flatten().float())
-        for name, state in zip(named, states, strict=True)
+        name: (state["exp_avg"].flatten().float().to(p.device), state["exp_avg_sq"].flatten().float().to(p.device))
+        for (name, p), state in zip(named.items(), states, strict=True)
     }
     return moments, beta1, beta2, eps

@@ -6,11 +6,13 @@ import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from icons.errors import UserError
 from icons.models.foreign import reason, require_plain_folder
+from icons.plain import in_line
 
 PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt"]
 """The files of a Hub repository that are needed; weights in other formats are not."""
@@ -35,7 +37,24 @@ def model_folder(base: str) -> Path:
         raise UserError(f"model.base: {folder} has no config.json; expected a Hugging Face model folder")
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"model.base: {folder} has no weights (*.safetensors)")
+    require_plain_weights(folder)
     return folder
+
+
+def require_plain_weights(folder: Path) -> None:
+    """Raises UserError for a folder whose weights are quantised already; what else is odd in it is not looked at."""
+    try:
+        settings: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        inner = settings.get("text_config") or {}
+        found = settings.get("quantization_config") or inner.get("quantization_config")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return
+    if found:
+        how = found.get("quant_method") if isinstance(found, dict) else None
+        raise UserError(
+            f"model.base: {folder} holds weights that are quantised already ({in_line(how or 'quantization_config')}), "
+            "which are not read; name the model's folder of plain weights, and set model.quantization: 8bit or 4bit"
+        )
 
 
 def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -17,29 +17,45 @@ from icons.errors import UserError
 from icons.models.folders import model_folder
 from icons.models.foreign import reading, require_own_code_only
 from icons.models.formats import input_format, reads_images
-from icons.models.place import take_device
+from icons.models.place import pick_devices, take_device
 from icons.models.probe import with_right_head
+from icons.models.quantization import reading_settings, use_weights_alone
+from icons.models.sharding import move_inputs, spread
 from icons.models.vlm import VisionLanguageModel
 
 
 def load_base(config: ModelConfig) -> VisionLanguageModel:
-    """The model without an adapter, every parameter frozen, in eval mode, read straight to its device."""
+    """The model without an adapter, every parameter frozen, in eval mode, read straight to its device or devices."""
+    pick_devices(config)
     folder, device = model_folder(config.base), take_device(config.device)
     inputs = input_format(folder, config)
-    _require_enough_weights(folder, meta_model(config))
+    bare = meta_model(config)
+    _require_enough_weights(folder, bare)
+    places = spread(config, bare) if config.device_map else {"": device}
+    settings = reading_settings(config, bare)
     with _quiet_transformers(), reading(f"model.base: the weights in {folder} cannot be loaded"):
         model, info = _auto_class(_hugging_face_config(config)).from_pretrained(
             folder,
             dtype=getattr(torch, config.dtype),
             output_loading_info=True,
             trust_remote_code=config.trust_remote_code,
-            device_map={"": device},
+            device_map=places,
+            **settings,
         )
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(f"model.base: {folder} lacks {len(missing)} of the model's tensors, the first is {missing[0]}")
     model.requires_grad_(False).eval()
-    return with_right_head(VisionLanguageModel(model, model, inputs, device))
+    if len(set(places.values())) > 1:
+        move_inputs(model, places)
+        device = model.get_input_embeddings().weight.device
+    if settings:
+        use_weights_alone(model)
+    loaded = VisionLanguageModel(model, model, inputs, device)
+    if not config.device_map:
+        return with_right_head(loaded)
+    with reading(f"model.device_map: auto: {type(model).__name__} cannot be computed on several GPUs"):
+        return with_right_head(loaded)
 
 
 def _require_enough_weights(folder: Path, model: nn.Module) -> None:

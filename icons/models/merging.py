@@ -20,12 +20,14 @@ COPIED = {".json", ".jinja", ".model", ".txt"}
 def write_merged(config: ModelConfig, adapter: Path, target: Path) -> None:
     """Writes the base model's weights plus the LoRA, and the trained projector if any, in the base's dtype.
 
+    With `model.quantization` too the weights are the plain ones of the folder, which the LoRA was not trained beside.
+
     Tokenizer and processor files are the base folder's own; the chat template is Vicuna's where the model was trained
     with that one, whatever the base folder had.
     """
     from peft import PeftModel
 
-    base = load_base(config).base
+    base = load_base(config.model_copy(update={"quantization": None, "device_map": None})).base
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         model = PeftModel.from_pretrained(base, adapter).merge_and_unload()

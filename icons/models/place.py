@@ -6,7 +6,10 @@ from functools import cache
 
 import torch
 
+from icons.config import ModelConfig
 from icons.errors import UserError
+from icons.models.quantization import bits_of
+from icons.models.sharding import devices_of
 from icons.models.vlm import VisionLanguageModel
 from icons.progress import tell
 
@@ -34,6 +37,21 @@ def _say_no_gpu() -> None:
     )
 
 
+def pick_devices(config: ModelConfig) -> list[torch.device]:
+    """Where a model will lie: one device, or with `model.device_map: auto` every visible GPU.
+
+    Raises UserError when a GPU is asked for and there is none.
+    """
+    if config.device_map is None:
+        return [pick_device(config.device)]
+    if not torch.cuda.is_available():
+        raise UserError(
+            "model.device_map: auto spreads a model over GPUs, and torch sees none; leave it out, or look at the "
+            "driver and at torch's build (torch.version.cuda)"
+        )
+    return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+
+
 def take_device(name: str) -> torch.device:
     """Picks the device and makes it the process's own: what libraries put on "the GPU" lands on no other.
 
@@ -48,8 +66,12 @@ def take_device(name: str) -> torch.device:
 
 def computing(model: VisionLanguageModel, *more: str) -> str:
     """One line: device, dtype, LoRA parameters, and more."""
-    device = model.device
-    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    name = ", ".join(_named(device) for device in devices_of(model.base))
     lora = sum(parameter.numel() for path, parameter in model.peft.named_parameters() if "lora_" in path)
     dtype = str(model.base.dtype).removeprefix("torch.")
-    return ", ".join([f"on {name}", dtype, f"{lora:,} LoRA parameters" if lora else "no adapter", *more])
+    weights = [bits_of(model.base)] if bits_of(model.base) else []
+    return ", ".join([f"on {name}", dtype, *weights, f"{lora:,} LoRA parameters" if lora else "no adapter", *more])
+
+
+def _named(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

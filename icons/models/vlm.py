@@ -24,7 +24,10 @@ from icons.models.last_layer import labelled_positions, last_layer_at, prunable_
 
 @dataclass(frozen=True)
 class VisionLanguageModel:
-    """`peft` is the PeftModel (or the bare model before an adapter is attached), frozen and in eval mode."""
+    """`peft` is the PeftModel (or the bare model before an adapter is attached), frozen and in eval mode.
+
+    `device` is where its inputs go; with `model.device_map` its layers lie on others too.
+    """
 
     peft: nn.Module
     base: Any  # of AutoModelForImageTextToText or AutoModelForCausalLM
@@ -40,12 +43,13 @@ class VisionLanguageModel:
         layer = prunable_layer(self.base.get_decoder())
         index_BQ, labels_BQ = labelled_positions(batch.labels)
         whole = layer is None or 2 * index_BQ.shape[1] > batch.labels.shape[1]
+        last = self.device if layer is None else next(layer.parameters()).device
 
         def hidden() -> Tensor:
             with self.fused():
                 if whole:
                     return self.hidden_states(batch)
-                with last_layer_at(layer, to_device(index_BQ, self.device)):
+                with last_layer_at(layer, to_device(index_BQ, last)):
                     return self.hidden_states(batch)
 
         return ForwardPass(pairs, hidden, self.head, batch.labels if whole else labels_BQ)
@@ -114,10 +118,10 @@ class VisionLanguageModel:
             if batch.images:
                 features_IPH = self._image_features(self._on_device(batch.images)["pixel_values"])
                 shown = [index for positions in batch.image_index for index in positions]
-                owners = to_device(torch.tensor(shown), self.device)
+                owners = to_device(torch.tensor(shown), features_IPH.device)
                 assert self.inputs.image_token_id is not None
                 is_image = torch.eq(input_ids_BT, self.inputs.image_token_id).unsqueeze(-1)
-                embeds_BTH = embeds_BTH.masked_scatter(is_image, features_IPH[owners].to(embeds_BTH.dtype))
+                embeds_BTH = embeds_BTH.masked_scatter(is_image, features_IPH[owners].to(embeds_BTH))
         hidden: Tensor = self.base.model.language_model(inputs_embeds=embeds_BTH, use_cache=False).last_hidden_state
         return hidden
 

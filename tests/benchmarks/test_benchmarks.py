@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_cli import COMMANDS
 from tests.conftest import ROOT, Project
 from tests.warm import ran
@@ -114,6 +116,20 @@ def test_fidelity_in_its_smallest_form(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "f.json").read_text())["rows"]
     assert {row["kind"] for row in rows} == {"count_sketch", "rademacher"}
     assert all(0 <= row["vote"] <= 1 and row["rmse"] > 0 for row in rows)
+
+
+def test_quantised_weights_in_their_smallest_form(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    options = ["--samples", 24, "--val-samples", 2, "--seeds", 1, "--steps", 2, "--rank", 2, "--random"]
+    ran(BENCHMARKS / "quantized.py", *options, "--json", tmp_path / "q.json")
+    (found,) = json.loads((tmp_path / "q.json").read_text())["seeds"]
+    assert found["8bit"]["rmse"] < found["4bit"]["rmse"]
+    assert all(0 <= row["vote"] <= 1 for row in found.values())
+
+
+def test_larger_models_on_a_card_and_on_several() -> None:
+    lines = ran(BENCHMARKS / "larger.py", "--cards", "1,2", "--sizes", "13B").splitlines()
+    assert [line.split()[-2] for line in lines[-3:]] == ["-", "782", "1,424"]
 
 
 def test_the_costs_with_the_specialist_measured() -> None:

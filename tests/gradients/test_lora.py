@@ -15,7 +15,7 @@ WIDE, OUT, RANK, SCALING = 96, 160, 8, 1 / 3
 def layer(dtype: torch.dtype, *, bias: bool) -> LoraPair:
     torch.manual_seed(0)
     base, a, b = nn.Linear(WIDE, OUT, bias), nn.Linear(WIDE, RANK, bias=False), nn.Linear(RANK, OUT, bias=False)
-    return LoraPair("layer", nn.Module(), base.to(dtype).requires_grad_(False), a, b, SCALING)
+    return LoraPair("layer", nn.Module(), base.to(dtype).requires_grad_(False), a, b, SCALING, dtype)
 
 
 def ours(pair: LoraPair, x_BTI: Tensor, weigh_BTO: Tensor) -> list[Tensor]:

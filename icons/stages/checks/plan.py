@@ -12,11 +12,14 @@ from icons.errors import UserError
 from icons.models.adapters import lora_parameters
 from icons.models.folders import adapter_shapes, lora_size, model_folder
 from icons.models.formats import input_format
-from icons.models.place import pick_device
+from icons.models.loading import meta_model
+from icons.models.place import pick_devices
+from icons.models.quantization import require_bitsandbytes, weight_bytes
 from icons.stages.checks.disk import Disk, disk_of
 from icons.stages.generalist.evidence import selection_method
 from icons.stages.specialist.checkpoints import checkpoint_weights
 from icons.stages.specialist.fingerprints import require_dim
+from icons.stages.training.fit import require_trainable
 from icons.stages.training.warmup import about_steps, planned_steps
 from icons.store.layout import RunFolder
 
@@ -49,7 +52,8 @@ def plan(config: Config) -> Plan:
     """Opens every data file, the model's and the plugin's files, as the stages will; no weights are loaded.
 
     Raises UserError for what would stop the run later: a file that cannot be read, records of no form that is read, a
-    method that is not there, a checkpoint that the warm-up will not leave, gradients.dim above what the LoRA has.
+    method that is not there, a checkpoint that the warm-up will not leave, gradients.dim above what
+    the LoRA has, a device or package that is missing.
     """
     selection_method(config)
     train = open_records(config.train.parts)
@@ -65,18 +69,29 @@ def plan(config: Config) -> Plan:
         )
     if (RunFolder(config.output_dir).warmup / "final").is_dir() or config.model.adapter is not None:
         checkpoint_weights(config)
+    else:
+        require_trainable(config)
+    require_bitsandbytes(config.model)
     steps = planned_steps(config, len(train))
     rows = len(train) + sum(map(len, tasks.values()))
-    device = pick_device(config.model.device)
+    places = pick_devices(config.model)
     budget = config.gradients.tokens_per_batch
-    tokens = f"{budget or 2048:,} tokens a batch" if budget or device.type == "cpu" else "tokens a batch by its memory"
+    tokens = (
+        f"{budget or 2048:,} tokens a batch" if budget or places[0].type == "cpu" else "tokens a batch by its memory"
+    )
     about = [about_steps(config, len(train)), *inputs.warnings]
     return Plan(
-        f"on {device}, {config.model.dtype}, {lora:,} LoRA parameters, {tokens}",
+        f"on {', '.join(map(str, places))}, {_weights(config)}, {lora:,} LoRA parameters, {tokens}",
         _stages(config, train, tasks, steps),
         disk_of(config, rows, steps),
         [note for note in about if note],
     )
+
+
+def _weights(config: Config) -> str:
+    """`bfloat16, weights of 14.1 GB`."""
+    quantized = f" in {config.model.quantization}" if config.model.quantization else ""
+    return f"{config.model.dtype}, weights of {_gb(weight_bytes(config.model, meta_model(config.model)))}{quantized}"
 
 
 def _lora_parameters(config: Config) -> int:

@@ -22,7 +22,8 @@ from icons.models.adapters import lora_parameters, require_fit
 from icons.models.folders import adapter_shapes, lora_size, model_folder
 from icons.models.formats import input_format
 from icons.models.loading import meta_model
-from icons.models.place import pick_device
+from icons.models.place import pick_devices
+from icons.models.quantization import require_bitsandbytes
 from icons.plain import in_line
 from icons.progress import Progress, say
 from icons.report.problems import by_kind
@@ -67,7 +68,7 @@ def _notes(config: Config, num_rows: int) -> list[str]:
     """What is allowed and yet rarely meant."""
     notes = [about_steps(config, num_rows) if num_rows else None, about_percent(config.selection.percent, num_rows)]
     try:
-        pick_device(config.model.device)
+        pick_devices(config.model)
     except UserError as error:  # no problem where one validates on a login node
         notes.append(str(error))
     return [note for note in notes if note]
@@ -127,6 +128,7 @@ def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
         model_is_there = True
         inputs = input_format(folder, config.model)
         problems += _unreadable_weights(folder)
+        require_bitsandbytes(config.model)
         if config.model.adapter is None:
             require_dim(config, lora_parameters(config.model))
     except UserError as error:

@@ -107,6 +107,8 @@ def _arm(config: Config, scores: Scores, method: str, percent: float, seed: int,
     rows = select(with_selection(config, keys), scores).rows.tolist()
     settings = _settings(config, seed, steps)
     model = config.model.model_dump(mode="json", include={"base", "dtype", "template", "max_length", "lora"})
+    if config.model.quantization is not None:  # trials of versions without it keep their folders
+        model["quantization"] = config.model.quantization
     what = digest({"rows": rows, "data": scores.data, "settings": settings.model_dump(), **model})
     return Arm(method, seed, rows, RunFolder(config.output_dir).trials / f"{method}-{percent:g}-seed{seed}-{what[:8]}")
 

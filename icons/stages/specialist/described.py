@@ -22,7 +22,8 @@ from icons.store.layout import RunFolder, checkpoint_name
 from icons.store.whole import MARKER
 
 KEYS = {
-    "base_model": "model.base", "dtype": "model.dtype", "template": "model.template",
+    "base_model": "model.base", "dtype": "model.dtype", "quantization": "model.quantization",
+    "template": "model.template",
     "image_aspect_ratio": "model.image_aspect_ratio", "max_length": "model.max_length", "data": "train.data",
     "template_date": "model.template_date", "gradient_type": "gradients.type",
     "projection": "gradients.projection", "dim": "gradients.dim",
@@ -30,6 +31,8 @@ KEYS = {
     "checkpoint_weights": "gradients.checkpoint_weights", "columns": "tasks",
 }  # fmt: skip
 """Field of a fingerprint -> key of the config."""
+LATER = {"quantization"}
+"""Fields that are there only where their key is set: earlier versions had no such key."""
 
 
 def described(config: Config) -> Fingerprint:
@@ -58,6 +61,8 @@ def input_settings(model: ModelConfig) -> Fingerprint:
         "image_aspect_ratio": model.image_aspect_ratio,
         "max_length": model.max_length,
     }
+    if model.quantization is not None:
+        fields["quantization"] = model.quantization
     return fields | ({"template_date": str(model.template_date)} if model.template == "chat_template" else {})
 
 
@@ -108,12 +113,16 @@ def _adapter_sha256(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def difference(stored: Mapping[str, object], expected: Mapping[str, object]) -> str | None:
-    """`gradients.seed is 1 there, 2 in the config`: the first field that both have, with two values; None: the same."""
-    for field in sorted(stored.keys() & expected.keys()):
-        if stored[field] != expected[field]:
+    """`gradients.seed is 1 there, 2 in the config`: the first field that both have, with two values; None: the same.
+
+    Of nothing stored nothing differs; a field of LATER that one of the two lacks is None there.
+    """
+    both = stored.keys() & expected.keys()
+    for field in sorted(both | (LATER if both else set())):
+        if stored.get(field) != expected.get(field):
             if is_file(field):
                 return f"{named(field)} is another file by now"
-            return f"{named(field)} is {stored[field]!r} there, {expected[field]!r} in the config"
+            return f"{named(field)} is {stored.get(field)!r} there, {expected.get(field)!r} in the config"
     return None
 
 

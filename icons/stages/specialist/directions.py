@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,11 +42,11 @@ def tasks_digest(config: Config, checkpoint: int | str) -> str:
 
 
 def load_directions(
-    config: Config, checkpoint: int | str, device: torch.device, dtype: torch.dtype
+    config: Config, checkpoint: int | str, devices: Mapping[str, torch.device], dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
     """LoRA tensor name -> [T, numel] mean unit gradients of all tasks, in the config's order.
 
-    Raises UserError for a task without a valid row.
+    `devices` says where each is wanted. Raises UserError for a task without a valid row.
     """
     import torch
 
@@ -53,7 +54,7 @@ def load_directions(
     for position, task in enumerate(config.tasks):
         for name, mean in _mean_unit_gradient(config, checkpoint, task.name).items():
             if name not in directions:
-                directions[name] = torch.zeros(len(config.tasks), mean.size, device=device, dtype=dtype)
+                directions[name] = torch.zeros(len(config.tasks), mean.size, device=devices[name], dtype=dtype)
             directions[name][position] = torch.from_numpy(mean)
     return directions
 

@@ -24,7 +24,7 @@ from icons.gradients.types import Transform, adam, sgd, sign
 from icons.models.adapters import adam_moments, attach_adapter
 from icons.models.loading import load_base
 from icons.models.place import computing
-from icons.models.shape import decoder_shape
+from icons.models.shape import shapes_by_device
 from icons.models.vlm import VisionLanguageModel
 from icons.progress import say
 from icons.stages.specialist.directions import DIRECTION, load_directions
@@ -59,14 +59,19 @@ class Extractor:
 
     @cached_property
     def tokens_per_batch(self) -> int:
-        """Padded tokens at once: as the config says, or on a GPU as many as its memory takes once all is loaded."""
+        """Padded tokens at once: as the config says, or on a GPU as many as its memory takes once all is loaded.
+
+        Of several GPUs that a model lies on, the one that takes the fewest decides.
+        """
         if self.config.gradients.tokens_per_batch is not None:
             return self.config.gradients.tokens_per_batch
         if self.model.device.type == "cpu":
             return CPU_TOKENS_PER_BATCH
         self.prepare()
-        free = free_bytes(self.model.device) - self._sum_bytes
-        return tokens_that_fit(free, token_bytes(decoder_shape(self.model, self.pairs)))
+        return min(
+            tokens_that_fit(free_bytes(device) - self._sum_bytes(device), token_bytes(shape))
+            for device, shape in shapes_by_device(self.model, self.pairs).items()
+        )
 
     @cached_property
     def image_processes(self) -> int:
@@ -76,14 +81,14 @@ class Extractor:
             return asked
         if self.model.device.type == "cpu":
             return 0
-        return min(8, max(1, cores() // torch.cuda.device_count() - 1))
+        others = 1 if self.config.model.device_map else torch.cuda.device_count()
+        return min(8, max(1, cores() // others - 1))
 
-    @property
-    def _sum_bytes(self) -> int:
+    def _sum_bytes(self, device: torch.device) -> int:
         """What a task's exact mean gradient will take beside the model: the batch's sum and the task's, in float32."""
         if not self.config.gradients.exact or self.side == "train":
             return 0
-        return 2 * 4 * sum(weight.numel() for pair in self.pairs for _, weight in pair.tensors)
+        return 2 * 4 * sum(w.numel() for pair in self.pairs if pair.device == device for _, w in pair.tensors)
 
     @cached_property
     def pairs(self) -> list[LoraPair]:
@@ -105,7 +110,8 @@ class Extractor:
     @cached_property
     def directions(self) -> dict[str, Tensor]:
         dtype = getattr(torch, self.config.model.dtype)
-        return load_directions(self.config, self.checkpoint, self.model.device, dtype)
+        devices = {name: weight.device for pair in self.pairs for name, weight in pair.tensors}
+        return load_directions(self.config, self.checkpoint, devices, dtype)
 
     def prepare(self) -> None:
         """Loads all that the first batch would: running out of memory here is not the batch's doing."""

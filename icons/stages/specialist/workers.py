@@ -55,10 +55,13 @@ class Queue:
 def devices(config: Config) -> list[str]:
     """The devices that work is spread over: every visible GPU with `model.device: auto`, else the one named.
 
-    `gradients.workers` asks for a number of its own; on a CPU that means as many processes.
+    `gradients.workers` asks for a number of its own; on a CPU that means as many processes. With `model.device_map`
+    one process has all GPUs.
     """
     import torch
 
+    if config.model.device_map is not None:
+        return [config.model.device]
     device, asked = config.model.device, config.gradients.workers
     gpus = torch.cuda.device_count() if device == "auto" else 0
     if gpus:

@@ -127,4 +127,9 @@ def _merge(config: Config, job: Job) -> None:
             write_merged(config.model, job.folder / "final", folder)
             write_json(folder / MERGED_OF, made_of)
             mark_whole(folder)
-    say(f"{job.title}: merged into the weights, a plain model folder: {target}")
+    weights = "the weights"
+    if config.model.quantization:
+        weights = (
+            f"the plain weights of model.base, not those in {config.model.quantization} that it was trained beside"
+        )
+    say(f"{job.title}: merged into {weights}, a plain model folder: {target}")

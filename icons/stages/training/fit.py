@@ -82,11 +82,24 @@ def train(config: Config, job: Job) -> bool:
         if processes.main:
             say(f"{job.title}: {begun['steps']} steps, already done")
     else:
+        processes.together(lambda: require_trainable(config))
         ready = _prepare(config, job, processes, begun)
         with only_one_process(job.folder) if processes.main else nullcontext():
             _fit(config, job, ready, processes)
     processes.part()
     return processes.main
+
+
+def require_trainable(config: Config) -> None:
+    """Raises UserError for a model that is not trained here: one that lies on several GPUs."""
+    from icons.models.quantization import require_bitsandbytes
+
+    if config.model.device_map is not None:
+        raise UserError(
+            "model.device_map: auto is for gradients and answers, not for training; train with --set "
+            "model.device_map=null (model.quantization: 4bit lets a large model fit one GPU), or give model.adapter"
+        )
+    require_bitsandbytes(config.model)
 
 
 def _manifest(config: Config, job: Job) -> dict[str, Any] | None:

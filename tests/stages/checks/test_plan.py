@@ -16,7 +16,9 @@ def test_a_dry_run_says_the_plan_and_leaves_nothing(finished: Project, tmp_path:
     assert outcome.code == 0, outcome.err
     assert not (tmp_path / "new").exists()
     lines = outcome.out.splitlines()
-    assert lines[0].startswith(f"plan: {tmp_path / 'new'}, on cpu, float32, 19,520 LoRA parameters, 2,048 tokens")
+    assert lines[0].startswith(
+        f"plan: {tmp_path / 'new'}, on cpu, float32, weights of 5 MB, 19,520 LoRA parameters, 2,"
+    )
     assert lines[1].split(maxsplit=2) == ["1", "warmup", "4 steps of 8 records"]
     assert "100 records (JSON list, llava) in 3 chunks" in lines[3]
     assert "20% by vote, as vote-20" in lines[6]
