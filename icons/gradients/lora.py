@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from icons.gradients.layers import ALL, counted, decoder_layers
 
 Sink = Callable[[str, Tensor], None]
 """Takes a LoRA tensor's canonical name and the gradients [B, numel] of it, one row a sample."""
@@ -27,6 +29,7 @@ Sink = Callable[[str, Tensor], None]
 class LoraPair:
     """One adapted linear layer: A [r, in], B [out, r], scaling s; `name` is its module path in the PEFT model.
 
+    One that does not count (`icons.gradients.layers`) runs as the others do, and no gradient is made of it.
     `operands` are made once, from the weights as they are then: other weights want other pairs.
     """
 
@@ -36,10 +39,13 @@ class LoraPair:
     a: nn.Linear
     b: nn.Linear
     scaling: float
+    counts: bool = True
 
     @property
     def tensors(self) -> list[tuple[str, Tensor]]:
-        """Canonical names, as in the PEFT adapter file, with the parameters."""
+        """What gradients are made of: canonical names, as in the PEFT adapter file, with the parameters."""
+        if not self.counts:
+            return []
         return [(f"{self.name}.lora_A.weight", self.a.weight), (f"{self.name}.lora_B.weight", self.b.weight)]
 
     @cached_property
@@ -49,11 +55,11 @@ class LoraPair:
         return a.to(dtype), (b.float() * self.scaling).to(dtype)
 
 
-def lora_pairs(model: nn.Module) -> list[LoraPair]:
-    """Every LoRA pair of the one active adapter, in module order.
+def lora_pairs(model: nn.Module, layers: str = ALL) -> list[LoraPair]:
+    """Every LoRA pair of the one active adapter, in module order; those of `layers` (`icons.gradients.layers`) count.
 
     Raises ValueError for what the per-sample formulas do not cover: no LoRA at all, several active adapters, DoRA and
-    other variants, LoRA biases, anything but linear layers.
+    other variants, LoRA biases, anything but linear layers; and for `layers` that the model does not have.
     """
     from peft.tuners.lora import Linear, LoraLayer
 
@@ -72,12 +78,14 @@ def lora_pairs(model: nn.Module) -> list[LoraPair]:
         pairs.append(LoraPair(name, module, module.get_base_layer(), a, b, float(module.scaling[adapters[0]])))
     if not pairs:
         raise ValueError("the model has no LoRA layers")
-    return pairs
+    total = None if layers == ALL else decoder_layers(model.config)
+    wanted = counted([pair.name for pair in pairs], layers, total)
+    return [pair if pair.name in wanted else replace(pair, counts=False) for pair in pairs]
 
 
 @contextmanager
 def per_sample_gradients(pairs: list[LoraPair], sink: Sink) -> Iterator[None]:
-    """While open, each backward pass calls `sink` once per LoRA tensor, the last layer first.
+    """While open, each backward pass calls `sink` once per LoRA tensor that counts, the last layer first.
 
     The batch is the first axis of every adapted layer's input [B, T, in]. Dropout is not applied. No parameter's
     `.grad` is touched; freeze them all, so that the graph holds nothing else.
@@ -100,8 +108,10 @@ def _forward(pair: LoraPair, anchor: Tensor, sink: Sink) -> Callable[..., Tensor
     def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
         if x.dim() != 3:
             raise ValueError(f"{pair.name}: expected an input [batch, tokens, features], got {tuple(x.shape)}")
-        if not torch.is_grad_enabled():
-            return F.linear(x, weight, bias) + F.linear(F.linear(x, a), b)
+        if not pair.counts and torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(f"{pair.name} does not count and yet runs behind layers that do; let all layers count")
+        if not pair.counts or not torch.is_grad_enabled():
+            return _product(x, weight, bias, a, b)[1]
         apply: Callable[..., Tensor] = _Adapted.apply
         return apply(x, anchor, weight, bias, a, b, pair.scaling, names, sink)
 
@@ -124,11 +134,7 @@ class _Adapted(torch.autograd.Function):
         names: list[str],
         sink: Sink,
     ) -> Tensor:
-        # The thin product first: the large one adds to it while it computes. The other way round the large result would
-        # be rounded twice, and read and written once more.
-        h_BTR = F.linear(x_BTI, a_RI)
-        y_BTO = F.linear(h_BTR, b_OR, bias_O)
-        _rows(y_BTO).addmm_(_rows(x_BTI), weight_OI.t())
+        h_BTR, y_BTO = _product(x_BTI, weight_OI, bias_O, a_RI, b_OR)
         ctx.save_for_backward(x_BTI, h_BTR)
         ctx.frozen = weight_OI, a_RI, b_OR, scaling, names, sink
         return y_BTO
@@ -146,6 +152,20 @@ class _Adapted(torch.autograd.Function):
             dx_BTI = u_BTR @ a_RI
             _rows(dx_BTI).addmm_(_rows(d_BTO), weight_OI)
         return dx_BTI, None, None, None, None, None, None, None, None
+
+
+def _product(
+    x_BTI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A x [B, T, r] and y [B, T, out].
+
+    The thin product first: the large one adds to it while it computes. The other way round the large result would be
+    rounded twice, and read and written once more.
+    """
+    h_BTR = F.linear(x_BTI, a_RI)
+    y_BTO = F.linear(h_BTR, b_OR, bias_O)
+    _rows(y_BTO).addmm_(_rows(x_BTI), weight_OI.t())
+    return h_BTR, y_BTO
 
 
 def _rows(tensor: Tensor) -> Tensor:

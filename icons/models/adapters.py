@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from math import prod
@@ -62,8 +62,13 @@ def attach_fresh_lora(
 
 def lora_parameters(config: ModelConfig) -> int:
     """How many LoRA parameters `attach_fresh_lora` would add, from the model's config alone; no weights are read."""
-    layers = _lora_targets(meta_model(config), config.lora).values()
-    return sum(config.lora.r * (layer.in_features + layer.out_features) for layer in layers)
+    return sum(fresh_sizes(config).values())
+
+
+def fresh_sizes(config: ModelConfig) -> dict[str, int]:
+    """Module path -> LoRA parameters of each layer that `attach_fresh_lora` would adapt."""
+    layers = _lora_targets(meta_model(config), config.lora)
+    return {name: config.lora.r * (layer.in_features + layer.out_features) for name, layer in layers.items()}
 
 
 def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:
@@ -166,9 +171,9 @@ def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"adapter {path} cannot be read ({reason(error)})") from None
 
 
-def lora_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many LoRA parameters an adapter's tensors hold; a projector trained beside them does not count."""
-    return sum(prod(shape) for name, shape in shapes.items() if ".lora_" in name)
+def adapter_sizes(folder: Path) -> dict[str, int]:
+    """Name -> numbers of each LoRA tensor in a PEFT folder; a projector trained beside them is none of them."""
+    return {name: prod(shape) for name, shape in adapter_shapes(folder).items() if ".lora_" in name}
 
 
 def _is_original_llava(names: Iterable[str], base: Any) -> bool:

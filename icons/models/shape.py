@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from icons.gradients.layers import ALL, last_layers
 from icons.gradients.lora import LoraPair
 from icons.gradients.memory import DecoderShape
 from icons.models.vlm import VisionLanguageModel
 
 
-def decoder_shape(model: VisionLanguageModel, pairs: Sequence[LoraPair]) -> DecoderShape:
-    """From the language model's config; the rank is the largest of the adapter's."""
+def decoder_shape(model: VisionLanguageModel, pairs: Sequence[LoraPair], layers: str = ALL) -> DecoderShape:
+    """From the language model's config; the rank is the largest of the adapter's.
+
+    Where only the last N layers count, its layers are N + 1: those before them keep nothing, and one of them at a time
+    takes memory while it runs.
+    """
     config = model.base.config.get_text_config()
-    heads = config.num_attention_heads
+    heads, total = config.num_attention_heads, config.num_hidden_layers
     return DecoderShape(
-        layers=config.num_hidden_layers,
+        layers=min(total, (last_layers(layers) or total) + 1),
         hidden=config.hidden_size,
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         heads=heads,

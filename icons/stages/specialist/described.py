@@ -15,16 +15,17 @@ from icons.config import Config, ModelConfig
 from icons.config_data import DataSection
 from icons.data.sets import data_digest
 from icons.errors import UserError
+from icons.gradients.layers import ALL
 from icons.models.foreign import require_plain_folder
 from icons.store.files import read_sealed
-from icons.store.fingerprint import Fingerprint, file_digest, model_digest
+from icons.store.fingerprint import LATER, Fingerprint, file_digest, model_digest
 from icons.store.layout import RunFolder, checkpoint_name
 from icons.store.whole import MARKER
 
 KEYS = {
     "base_model": "model.base", "dtype": "model.dtype", "template": "model.template",
     "image_aspect_ratio": "model.image_aspect_ratio", "max_length": "model.max_length", "data": "train.data",
-    "template_date": "model.template_date", "gradient_type": "gradients.type",
+    "template_date": "model.template_date", "gradient_type": "gradients.type", "layers": "gradients.layers",
     "projection": "gradients.projection", "dim": "gradients.dim",
     "projection_seed": "gradients.seed", "checkpoints": "gradients.checkpoints",
     "checkpoint_weights": "gradients.checkpoint_weights", "columns": "tasks",
@@ -76,6 +77,8 @@ def row_settings(config: Config) -> Fingerprint:
         "dim": None if gradients.exact else gradients.dim,
         "projection_seed": None if gradients.exact else gradients.seed,
     }
+    if gradients.layers != ALL:
+        fields["layers"] = gradients.layers
     base = Path(config.model.base)
     if base.is_absolute() and base.is_dir():
         require_plain_folder(base, "model.base")
@@ -109,6 +112,7 @@ def _adapter_sha256(path: Path, size: int, mtime_ns: int) -> str:
 
 def difference(stored: Mapping[str, object], expected: Mapping[str, object]) -> str | None:
     """`gradients.seed is 1 there, 2 in the config`: the first field that both have, with two values; None: the same."""
+    stored, expected = LATER | dict(stored), LATER | dict(expected)
     for field in sorted(stored.keys() & expected.keys()):
         if stored[field] != expected[field]:
             if is_file(field):
