@@ -10,8 +10,8 @@ all seven linear layers, and numbers of e bytes (2 in bfloat16), autograd keeps 
     4 n_h                   the log-sum of each head's softmax, float32
 
 An upper bound for layers that LoRA leaves out, and for a last layer computed at the labels alone; layers before the
-first that counts (`icons.gradients.layers`) keep nothing. Models whose layers hold more (norms of queries and keys, say)
-keep more: a batch that does not fit is split.
+first that counts (`icons.gradients.layers`) keep nothing. Models whose layers hold more (norms of queries and keys,
+say) keep more: a batch that does not fit is split.
 """
 
 from __future__ import annotations
