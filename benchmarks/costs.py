@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from roofline import CARDS, count_batch, lines, llava_on_paper
+from roofline import CARDS, count_batch, lines, lines_by_layers, llava_on_paper
 from setting import circumstances, describe
 from torch import nn
 
@@ -233,6 +233,10 @@ def main() -> None:
     head = ("of one sample", "TFLOP", "GB", "launches a batch", *[f"ms, {card.name}" for card in CARDS])
     print(f"\nEstimated, not measured on a GPU; batches of {samples} samples of {options.tokens} tokens:\n")
     print(table(head, lines(parts, unfused, samples, gradient / (options.tflops * 1e12))))
+    head = ("gradients.layers", "LoRA parameters", "TFLOP", "of all")
+    cards = [each for card in CARDS for each in (f"ms, {card.name}", "of all")]
+    print("\nThe last layers alone, of one sample; operations counted, times estimated, not measured on a GPU:\n")
+    print(table((*head, *cards), lines_by_layers(setting, sizes)))
     head = ("stage", f"samples x {'measured' if options.ms else 'floor'}", "one GPU")
     stages = times(own, options.rows, options)
     print("\n" + table(head, [(name, how, hours(number)) for name, how, number in stages]))

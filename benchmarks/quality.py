@@ -37,7 +37,7 @@ import numpy.typing as npt
 import torch
 import typer
 import yaml
-from fidelity import exact_gradients, unit_rows
+from outcomes import exact_gradients, unit_rows
 from setting import circumstances, describe
 
 from icons.config import Config, TaskConfig, TrainConfig

@@ -26,6 +26,7 @@ from transformers.models.llama import modeling_llama
 
 from icons.data.batches import Batch
 from icons.data.tokens import IGNORE
+from icons.gradients.layers import ALL
 from icons.gradients.per_sample import backpropagate, squared_norms
 from icons.models.fused import fused_parts, in_place_of_their_own
 
@@ -185,7 +186,15 @@ def fused_on_paper(count: Count, decoder: nn.Module) -> Iterator[None]:
 
 
 def count_batch(
-    setting: Setting, samples: int, tokens: int, answer: int, dim: int, rank: int, *, fused: bool = True
+    setting: Setting,
+    samples: int,
+    tokens: int,
+    answer: int,
+    dim: int,
+    rank: int,
+    *,
+    fused: bool = True,
+    layers: str = ALL,
 ) -> dict[str, Cost]:
     """Costs of a batch of equal samples, by part; each has an image, and `answer` labels at its end."""
     model, count = setting.model, Count(rank)
@@ -216,7 +225,7 @@ def count_batch(
 
     parts = fused_on_paper(count, model.base.get_decoder()) if fused else nullcontext()
     with count, attention_of_a_gpu(), parts:
-        backpropagate(model.forward_pass(model.lora_pairs(), batch), sketch)
+        backpropagate(model.forward_pass(model.lora_pairs(layers), batch), sketch)
     for hook in hooks:
         hook.remove()
     return count.costs
@@ -234,6 +243,24 @@ def lines(
             (name, f"{cost.flop / samples / 1e12:.2f}", f"{cost.moved / samples / 1e9:.1f}", f"{cost.launches:,}", *ms)
         )
     return [*rows, ("the floor of the next table", "", "", "", *[f"{1e3 * floor_seconds:.1f}"] * len(CARDS))]
+
+
+LAST = (ALL, "last-16", "last-8", "last-4", "last-2", "last-1")
+
+
+def lines_by_layers(setting: Setting, sizes: tuple[int, int, int, int, int]) -> list[tuple[str, ...]]:
+    """`gradients.layers` | LoRA parameters | TFLOP | part of all | by card ms and part of all; of one sample."""
+    costs = {layers: together(count_batch(setting, *sizes, layers=layers)) for layers in LAST}
+    whole, rows = costs[ALL], []
+    for layers, cost in costs.items():
+        tensors = [weight for pair in setting.model.lora_pairs(layers) for _, weight in pair.tensors]
+        row = [layers, f"{sum(map(Tensor.numel, tensors)):,}", f"{cost.flop / sizes[0] / 1e12:.2f}"]
+        row.append(f"{cost.flop / whole.flop:.2f}")
+        for card in CARDS:
+            seconds = cost.seconds[card.name]
+            row += [f"{1e3 * seconds / sizes[0]:.1f}", f"{seconds / whole.seconds[card.name]:.2f}"]
+        rows.append(tuple(row))
+    return rows
 
 
 def together(costs: dict[str, Cost]) -> Cost:

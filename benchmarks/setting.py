@@ -27,7 +27,7 @@ from icons.demo.drawing import VqaSet
 from icons.demo.start import train_start
 from icons.models.adapters import attach_fresh_lora
 from icons.models.loading import load_base
-from icons.models.tiny import TinySize, build_tiny_llava
+from icons.models.tiny import TINY, TinySize, build_tiny_llava
 from icons.models.vlm import VisionLanguageModel
 
 Collate = Callable[[list[Sample]], Batch]
@@ -57,9 +57,9 @@ def tiny_model(folder: Path, size: TinySize, r: int) -> VisionLanguageModel:
     return model
 
 
-def taught_model(folder: Path, r: int) -> VisionLanguageModel:
+def taught_model(folder: Path, r: int, size: TinySize = TINY, seed: int = 0) -> VisionLanguageModel:
     """The demo's model, taught a little, with a LoRA that has learned nothing yet; float32 on the CPU."""
-    train_start(folder)
+    train_start(folder, size=size, seed=seed)
     config = ModelConfig(base=str((folder / "model").absolute()), dtype="float32", device="cpu")
     return _with_lora(load_base(config), LoraConfig(r=r, alpha=2 * r, dropout=0), b_std=0.0)
 

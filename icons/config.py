@@ -12,6 +12,7 @@ from icons.config_data import DataSection
 from icons.config_section import MOST, FilePath, Section, Seed, nameable
 from icons.errors import UserError
 from icons.gradients.kinds import EXACT, PROJECTIONS
+from icons.gradients.layers import ALL, last_layers
 from icons.selection.methods import built_in
 
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
@@ -118,10 +119,16 @@ def _known_projection(value: str) -> str:
     return value
 
 
+def _known_layers(value: str) -> str:
+    last_layers(value)
+    return value
+
+
 class GradientConfig(Section):
     checkpoints: list[Annotated[int | str, AfterValidator(_known_checkpoint)]] = Field(["final"], min_length=1)
     checkpoint_weights: list[float] | None = None  # null = the warm-up's mean learning rate up to each (LESS)
     type: Literal["sgd", "sign", "adam"] = "sgd"
+    layers: Annotated[str, AfterValidator(_known_layers)] = ALL  # or last-N: LoRA gradients of the last N layers alone
     projection: Annotated[str, AfterValidator(_known_projection)] = "count_sketch"  # none = exact scores
     dim: int = Field(5120, ge=1, le=MOST)
     seed: int = Field(0, gt=-(2**63), lt=2**63)

@@ -10,7 +10,7 @@ from icons.data.samples import DataSource
 from icons.data.sets import open_records
 from icons.demo.drawing import draw_vqa_set
 from icons.models.loading import load_base
-from icons.models.tiny import build_tiny_llava
+from icons.models.tiny import TINY, TinySize, build_tiny_llava
 from icons.progress import say
 from icons.training.recipe import Recipe
 from icons.training.samples import TrainingSamples
@@ -19,12 +19,14 @@ from icons.training.trainer import fine_tune
 RECORDS, STEPS = 1200, 450
 
 
-def train_start(folder: Path) -> None:
-    """Writes folder/model: every parameter of a fresh tiny LLaVA trained on clean records of another seed."""
+def train_start(folder: Path, *, size: TinySize = TINY, seed: int = 0) -> None:
+    """Writes folder/model: every parameter of a fresh tiny LLaVA trained on clean records of another seed.
 
+    `seed` is of weights and order; the records are those that `draw_vqa_set` draws with 2 seed + 1.
+    """
     fresh, scratch, target = folder / "model.fresh", folder / "model.training", folder / "model"
-    other = draw_vqa_set(folder / "pretraining", train_records=RECORDS, val_records=1, wrong_share=0, seed=1)
-    build_tiny_llava(fresh)
+    other = draw_vqa_set(folder / "pretraining", train_records=RECORDS, val_records=1, wrong_share=0, seed=2 * seed + 1)
+    build_tiny_llava(fresh, size=size, seed=seed)
     model = load_base(ModelConfig(base=str(fresh.absolute()), dtype="float32", device="cpu"))
     source = DataSource(open_records(other.train, other.images), model.inputs)
     samples, _ = source.samples(range(RECORDS))
@@ -34,7 +36,7 @@ def train_start(folder: Path) -> None:
         warmup_ratio=0.03,
         batch_size=16,
         save_steps=STEPS,
-        seed=0,
+        seed=seed,
         bf16=False,
         on_cpu=True,
     )

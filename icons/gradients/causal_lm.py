@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icons.gradients.layers import ALL
 from icons.gradients.lora import lora_pairs
 from icons.gradients.per_sample import IGNORE, ForwardPass
 from icons.gradients.projection import make_projector
@@ -27,7 +28,7 @@ class Projected:
     """Of each of B samples, on the model's device: what `projected` says."""
 
     rows: Tensor  # [B, dim] float32, the projection of the sample's gradient
-    norms: Tensor  # [B] float32, the L2 norm of the whole gradient, not of its projection
+    norms: Tensor  # [B] float32, the L2 norm of the gradient of all that counts, not of its projection
     losses: Tensor  # [B] float32, mean cross-entropy of its predicted tokens, in nats
     tokens: Tensor  # [B] int64, how many tokens are predicted
 
@@ -38,7 +39,13 @@ class Projected:
 
 
 def projected(
-    model: nn.Module, batch: Mapping[str, Tensor], *, dim: int = 5120, seed: int = 0, projection: str = "count_sketch"
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    *,
+    dim: int = 5120,
+    seed: int = 0,
+    projection: str = "count_sketch",
+    layers: str = ALL,
 ) -> Projected:
     """The LoRA gradient of each sample's own mean token loss, projected to `dim` numbers.
 
@@ -51,18 +58,19 @@ def projected(
     backward pass.
 
     `dim`, `seed` and `projection` (count_sketch or rademacher) are those of the config's `gradients` section: a LoRA
-    tensor of the same name is projected by the same matrix as in a run.
+    tensor of the same name is projected by the same matrix as in a run. So is `layers`: with `last-N` only the LoRA
+    tensors of the last N decoder layers count, in `rows` and in `norms`, and the backward pass ends there.
 
     Losses that a model adds to that of the tokens, such as a router's, have no part in it. Source: ICONS (arXiv
     2501.00654) section 3.
 
-    Raises ValueError for a batch of other keys or shapes, a sample without a label, and a model whose per-sample
-    gradients cannot be taken.
+    Raises ValueError for a batch of other keys or shapes, a sample without a label, a model whose per-sample gradients
+    cannot be taken, and for `layers` that it does not have.
     """
     for name, module in model.named_modules():
         if is_quantized(module):
             raise ValueError(f"{name}: weights in 8 or 4 bits are for a run alone (model.quantization)")
-    pairs, projector = lora_pairs(model), make_projector(projection, dim, seed)
+    pairs, projector = lora_pairs(model, layers), make_projector(projection, dim, seed)
     _check(batch)
     device = pairs[0].a.weight.device
     labels_BT = _predicted(batch)
@@ -84,7 +92,7 @@ def projected(
         answer: Tensor = model(**arguments).logits
         return answer
 
-    with _frozen(model):
+    with _frozen(model), nullcontext() if layers == ALL else _plain_embeddings(model):
         # The model's own head, whatever it does after the last layer: what is asked of it here are its logits.
         found = projections(ForwardPass(pairs, logits, nn.Identity(), labels_BT), projector, sgd)
     return Projected(found.values_BD, found.norms_B, found.losses.mean_B, found.losses.tokens_B)
@@ -137,3 +145,17 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _plain_embeddings(model: nn.Module) -> Iterator[None]:
+    """The token embeddings ask for no gradient, even where the model was told that they do.
+
+    Gradient checkpointing wants that (`enable_input_require_grads`); no layer would then be without a backward pass.
+    """
+    embeddings: nn.Module = _bare(model).get_input_embeddings()  # type: ignore[operator]
+    hook = embeddings.register_forward_hook(lambda module, inputs, output: output.detach())
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from icons.gradients.layers import ALL, counted, decoder_layers
 from icons.gradients.quantized import dense_weight, is_quantized
 
 Sink = Callable[[str, Tensor], None]
@@ -30,6 +31,7 @@ class LoraPair:
     """One adapted linear layer: A [r, in], B [out, r], scaling s; `name` is its module path in the PEFT model.
 
     `dtype` is what it is computed in: that of the base layer's weight, or of the model where that is quantised.
+    One that does not count (`icons.gradients.layers`) runs as the others do, and no gradient is made of it.
     `operands` are made once, from the weights as they are then: other weights want other pairs.
     """
 
@@ -40,6 +42,7 @@ class LoraPair:
     b: nn.Linear
     scaling: float
     dtype: torch.dtype
+    counts: bool = True
 
     @property
     def device(self) -> torch.device:
@@ -47,7 +50,9 @@ class LoraPair:
 
     @property
     def tensors(self) -> list[tuple[str, Tensor]]:
-        """Canonical names, as in the PEFT adapter file, with the parameters."""
+        """What gradients are made of: canonical names, as in the PEFT adapter file, with the parameters."""
+        if not self.counts:
+            return []
         return [(f"{self.name}.lora_A.weight", self.a.weight), (f"{self.name}.lora_B.weight", self.b.weight)]
 
     @cached_property
@@ -61,11 +66,12 @@ class LoraPair:
         return dense_weight(self.base, self.dtype)
 
 
-def lora_pairs(model: nn.Module) -> list[LoraPair]:
-    """Every LoRA pair of the one active adapter, in module order.
+def lora_pairs(model: nn.Module, layers: str = ALL) -> list[LoraPair]:
+    """Every LoRA pair of the one active adapter, in module order; those of `layers` (`icons.gradients.layers`) count.
 
     Raises ValueError for what the per-sample formulas do not cover: no LoRA at all, several active adapters, DoRA and
-    other variants, LoRA biases, anything but linear layers (plain ones, or in 8 or 4 bits by bitsandbytes).
+    other variants, LoRA biases, anything but linear layers (plain ones, or in 8 or 4 bits by bitsandbytes); and for
+    `layers` that the model does not have.
     """
     from peft.tuners.lora import Linear, LoraLayer
 
@@ -87,7 +93,9 @@ def lora_pairs(model: nn.Module) -> list[LoraPair]:
         pairs.append(LoraPair(name, module, base, a, b, float(module.scaling[adapters[0]]), dtype))
     if not pairs:
         raise ValueError("the model has no LoRA layers")
-    return pairs
+    total = None if layers == ALL else decoder_layers(model.config)
+    wanted = counted([pair.name for pair in pairs], layers, total)
+    return [pair if pair.name in wanted else replace(pair, counts=False) for pair in pairs]
 
 
 def _dtype_beside(model: nn.Module) -> torch.dtype:
@@ -98,7 +106,7 @@ def _dtype_beside(model: nn.Module) -> torch.dtype:
 
 @contextmanager
 def per_sample_gradients(pairs: list[LoraPair], sink: Sink) -> Iterator[None]:
-    """While open, each backward pass calls `sink` once per LoRA tensor, the last layer first.
+    """While open, each backward pass calls `sink` once per LoRA tensor that counts, the last layer first.
 
     The batch is the first axis of every adapted layer's input [B, T, in]. Dropout is not applied. No parameter's
     `.grad` is touched; freeze them all, so that the graph holds nothing else.
@@ -121,8 +129,10 @@ def _forward(pair: LoraPair, anchor: Tensor, sink: Sink) -> Callable[..., Tensor
     def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
         if x.dim() != 3:
             raise ValueError(f"{pair.name}: expected an input [batch, tokens, features], got {tuple(x.shape)}")
-        if not torch.is_grad_enabled():
-            return F.linear(x, pair.weight(), bias) + F.linear(F.linear(x, a), b)
+        if not pair.counts and torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(f"{pair.name} does not count and yet runs behind layers that do; let all layers count")
+        if not pair.counts or not torch.is_grad_enabled():
+            return _product(x, pair.weight(), bias, a, b)[1]
         apply: Callable[..., Tensor] = _Adapted.apply
         return apply(x, anchor, pair.weight, bias, a, b, pair.scaling, names, sink)
 
@@ -145,11 +155,7 @@ class _Adapted(torch.autograd.Function):
         names: list[str],
         sink: Sink,
     ) -> Tensor:
-        # The thin product first: the large one adds to it while it computes. The other way round the large result would
-        # be rounded twice, and read and written once more.
-        h_BTR = F.linear(x_BTI, a_RI)
-        y_BTO = F.linear(h_BTR, b_OR, bias_O)
-        _rows(y_BTO).addmm_(_rows(x_BTI), weight().t())
+        h_BTR, y_BTO = _product(x_BTI, weight(), bias_O, a_RI, b_OR)
         ctx.save_for_backward(x_BTI, h_BTR)
         ctx.frozen = weight, a_RI, b_OR, scaling, names, sink
         return y_BTO
@@ -167,6 +173,20 @@ class _Adapted(torch.autograd.Function):
             dx_BTI = u_BTR @ a_RI
             _rows(dx_BTI).addmm_(_rows(d_BTO), weight())
         return dx_BTI, None, None, None, None, None, None, None, None
+
+
+def _product(
+    x_BTI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A x [B, T, r] and y [B, T, out].
+
+    The thin product first: the large one adds to it while it computes. The other way round the large result would be
+    rounded twice, and read and written once more.
+    """
+    h_BTR = F.linear(x_BTI, a_RI)
+    y_BTO = F.linear(h_BTR, b_OR, bias_O)
+    _rows(y_BTO).addmm_(_rows(x_BTI), weight_OI.t())
+    return h_BTR, y_BTO
 
 
 def _rows(tensor: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ all seven linear layers, and numbers of e bytes (2 in bfloat16), autograd keeps 
     7 e r                   A x of the seven LoRA layers
     4 n_h                   the log-sum of each head's softmax, float32
 
-An upper bound for layers that LoRA leaves out, and for a last layer computed at the labels alone. Models whose layers
-hold more (norms of queries and keys, say) keep more: a batch that does not fit is split.
+An upper bound for layers that LoRA leaves out, and for a last layer computed at the labels alone; layers before the
+first that counts (`icons.gradients.layers`) keep nothing. Models whose layers hold more (norms of queries and keys,
+say) keep more: a batch that does not fit is split.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ STEP = 0.75
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """A decoder's shape, in the words of the formula above; `number_bytes` is e."""
+    """A decoder's shape, in the words of the formula above; `number_bytes` is e.
+
+    `layers` are those that the backward pass goes through, and one more where there are others.
+    """
 
     layers: int
     hidden: int

@@ -25,6 +25,7 @@ class ForwardPass:
     `hidden` runs the model up to the last hidden states [B, T, H]; `head` gives the logits of positions [n, H];
     labels [B, T] say what each position is to predict (IGNORE where nothing), at least one a sample. They stay on the
     CPU, where counting them waits for nothing. A model may lie on several devices: `device` is that of its first layer.
+    `pairs` are all of the model's, those that do not count among them.
     """
 
     pairs: list[LoraPair]
@@ -50,11 +51,11 @@ class Losses:
 
 
 def backpropagate(batch: ForwardPass, *sinks: Sink) -> Losses:
-    """Runs the batch forward once and backward once per sink, each given every LoRA tensor's gradients [B, numel].
+    """Runs the batch forward once and backward once per sink, each given the gradients [B, numel] of the LoRA tensors.
 
     What is backpropagated is the sum over samples of each sample's mean token loss: a mean over the batch's tokens
-    would weigh the samples against each other. Raises ValueError when a LoRA layer is used twice in one pass (its
-    gradient would come in pieces) or not at all.
+    would weigh the samples against each other. Only tensors that count (`LoraPair.tensors`) have gradients. Raises
+    ValueError when a LoRA layer is used twice in one pass (its gradient would come in pieces) or not at all.
     """
     seen: set[str] = set()
     expected = {name for pair in batch.pairs for name, _ in pair.tensors}

@@ -58,10 +58,10 @@ def attach_fresh_lora(
     return replace(model, peft=peft)
 
 
-def lora_parameters(config: ModelConfig) -> int:
-    """How many LoRA parameters `attach_fresh_lora` would add, from the model's config alone; no weights are read."""
-    layers = _lora_targets(meta_model(config), config.lora).values()
-    return sum(config.lora.r * (layer.in_features + layer.out_features) for layer in layers)
+def fresh_sizes(config: ModelConfig) -> dict[str, int]:
+    """Module path -> LoRA parameters of each layer that `attach_fresh_lora` would adapt."""
+    layers = _lora_targets(meta_model(config), config.lora)
+    return {name: config.lora.r * (layer.in_features + layer.out_features) for name, layer in layers.items()}
 
 
 def _lora_targets(base: nn.Module, config: LoraConfig) -> dict[str, nn.Linear]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -76,9 +75,9 @@ def adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(f"adapter {path} cannot be read ({reason(error)})") from None
 
 
-def lora_size(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """How many LoRA parameters an adapter's tensors hold; a projector trained beside them does not count."""
-    return sum(prod(shape) for name, shape in shapes.items() if ".lora_" in name)
+def adapter_sizes(folder: Path) -> dict[str, int]:
+    """Name -> numbers of each LoRA tensor in a PEFT folder; a projector trained beside them is none of them."""
+    return {name: prod(shape) for name, shape in adapter_shapes(folder).items() if ".lora_" in name}
 
 
 def convert_first(folder: Path) -> str:

@@ -34,7 +34,7 @@ def load_base(config: ModelConfig) -> VisionLanguageModel:
     places = spread(config, bare) if config.device_map else {"": device}
     settings = reading_settings(config, bare)
     with _quiet_transformers(), reading(f"model.base: the weights in {folder} cannot be loaded"):
-        model, info = _auto_class(_hugging_face_config(config)).from_pretrained(
+        model, info = _auto_class(hugging_face_config(config)).from_pretrained(
             folder,
             dtype=getattr(torch, config.dtype),
             output_loading_info=True,
@@ -76,13 +76,14 @@ def _require_enough_weights(folder: Path, model: nn.Module) -> None:
 
 def meta_model(config: ModelConfig) -> nn.Module:
     """The model without weights, from its config alone."""
-    settings = _hugging_face_config(config)
+    settings = hugging_face_config(config)
     with reading(f"model.base: no model can be made of {config.base}/config.json"), torch.device("meta"):
         model: nn.Module = _auto_class(settings).from_config(settings, trust_remote_code=config.trust_remote_code)
     return model
 
 
-def _hugging_face_config(config: ModelConfig) -> Any:
+def hugging_face_config(config: ModelConfig) -> Any:
+    """The model folder's config.json as transformers reads it; a UserError when it cannot."""
     from transformers import AutoConfig
 
     folder = model_folder(config.base)

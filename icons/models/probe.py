@@ -36,19 +36,21 @@ def with_right_head(model: VisionLanguageModel) -> VisionLanguageModel:
     raise UserError(f"model.base: {type(model.base).__name__} makes its logits in a way that is not supported")
 
 
-def require_gradients(model: VisionLanguageModel) -> None:
-    """Raises UserError when the LoRA layers' per-sample gradients cannot be taken; one short sample is tried."""
+def require_gradients(model: VisionLanguageModel, layers: str, advice: str) -> None:
+    """Raises UserError when the per-sample gradients of these layers' LoRA (`icons.gradients.layers`) cannot be taken.
+
+    One short sample is tried; `advice` ends the message.
+    """
     ids_1T = _ids(model)
     labels = torch.full_like(ids_1T, IGNORE).cpu()
     labels[:, -2:] = 1
     batch = Batch([0], [TOKENS], ids_1T.cpu(), labels, [], [()])
     try:
-        backpropagate(model.forward_pass(model.lora_pairs(), batch), lambda name, gradients: None)
+        backpropagate(model.forward_pass(model.lora_pairs(layers), batch), lambda name, gradients: None)
     except (ValueError, AttributeError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"model.base: per-sample gradients of {type(model.base).__name__} cannot be taken ({reason}); name layers "
-            "that can be in model.lora.target_modules, such as [q_proj, k_proj, v_proj, o_proj]"
+            f"model.base: per-sample gradients of {type(model.base).__name__} cannot be taken ({reason}); {advice}"
         ) from None
 
 

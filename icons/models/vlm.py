@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from icons.data.batches import Batch, stack_images
 from icons.data.formats import ImageInputs, InputFormat
+from icons.gradients.layers import ALL
 from icons.gradients.lora import LoraPair, lora_pairs
 from icons.gradients.operands import triton_problem
 from icons.gradients.per_sample import ForwardPass
@@ -35,8 +36,9 @@ class VisionLanguageModel:
     device: torch.device
     scaled_head: bool = False  # found out by icons.models.probe
 
-    def lora_pairs(self) -> list[LoraPair]:
-        return lora_pairs(self.peft)
+    def lora_pairs(self, layers: str = ALL) -> list[LoraPair]:
+        """All of them, of which those of `layers` count; a ValueError when the model has not so many."""
+        return lora_pairs(self.peft, layers)
 
     def forward_pass(self, pairs: list[LoraPair], batch: Batch) -> ForwardPass:
         """How to run the batch; the last layer only where a label is, when that is a half of it or less."""

@@ -15,6 +15,9 @@ from icons.store.files import read_sealed
 
 Fingerprint = dict[str, str | int | float | bool | None]
 
+LATER: Fingerprint = {"layers": "all", "quantization": None}
+"""Fields that came later: what a fingerprint without them means, so that what was made before them stays valid."""
+
 _PIECE = 4096  # bytes
 
 
@@ -25,6 +28,7 @@ def digest(fingerprint: Mapping[str, object]) -> str:
 
 def require_same(actual: Mapping[str, object], expected: Mapping[str, object], what: str, advice: str) -> None:
     """Raises UserError naming the first field that differs, with both values, and what to do."""
+    actual, expected = LATER | dict(actual), LATER | dict(expected)
     for field in sorted(actual.keys() | expected.keys()):
         if actual.get(field) != expected.get(field):
             raise UserError(f"{what}: {field} is {actual.get(field)!r}, expected {expected.get(field)!r}; {advice}")

@@ -132,12 +132,33 @@ def test_larger_models_on_a_card_and_on_several() -> None:
     assert [line.split()[-2] for line in lines[-3:]] == ["-", "782", "1,424"]
 
 
+def test_fidelity_of_the_last_layers_in_its_smallest_form(tmp_path: Path) -> None:
+    options = ["--samples", 24, "--val-samples", 2, "--seeds", 2, "--dims", 128, "--steps", 2, "--rank", 2]
+    options += ["--depth", 3, "--last", "1,2", "--rounds", 2, "--json", tmp_path / "f.json"]
+    ran(BENCHMARKS / "fidelity.py", *options, "--models", 1)
+    first = json.loads((tmp_path / "f.json").read_text())["models"]
+    out = ran(BENCHMARKS / "fidelity.py", *options, "--models", 2)
+    found = json.loads((tmp_path / "f.json").read_text())
+    assert found["models"][:1] == first
+    assert [model["seed"] for model in found["models"]] == [0, 1]
+    (whole, *_), (last, *_) = ([row for row in first[0]["rows"] if row["layers"] == n] for n in ("all", "last-2"))
+    assert (whole["rmse"], whole["vote"], whole["spearman"]) == (0, 1, pytest.approx(1))
+    assert last["rmse"] > 0
+    assert 3 * last["parameters"] == 2 * whole["parameters"]
+    assert [row["layers"] for row in first[0]["costs"]] == ["all", "last-1", "last-2"]
+    shares = [row["flop"] for row in first[0]["costs"]]
+    assert shares[0] == 1
+    assert shares[1] < shares[2] < 1
+    assert "last-2" in out
+
+
 def test_the_costs_with_the_specialist_measured() -> None:
     out = ran(BENCHMARKS / "costs.py", "--specialist", "--shard-rows", 64, "--val-rows", 4)
     assert "319,815,680 of LoRA" in out
     assert "| `train-grads` | 665,298 x" in out
     assert "`specialist`: scores" in out
     assert out.count("Estimated, not measured on a GPU") == 2
+    assert "| last-8 | 79,953,920 |" in out
 
 
 def test_from_rows_to_a_selection_in_its_smallest_form(tmp_path: Path) -> None:

@@ -86,6 +86,44 @@ def test_rows_are_the_projected_gradients_of_plain_autograd(name: str, side: str
     np.testing.assert_allclose(found.unit.norm(dim=1).numpy(), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_of_the_last_layer_are_those_of_autograd_restricted_to_it(name: str, checkpointing: bool) -> None:
+    model, batch = peft_model(name), padded("right")
+    whole = icons.projected(model, batch, dim=32, seed=3)
+    if checkpointing:
+        model.enable_input_require_grads()
+    found = icons.projected(model, batch, dim=32, seed=3, layers="last-1")
+    embedded = model.get_input_embeddings()(batch["input_ids"])
+    assert embedded.requires_grad == checkpointing
+    assert torch.equal(found.losses, whole.losses)
+    gradients, _ = causal_lm_gradients(model.eval(), batch)
+    last = [{key: g for key, g in one.items() if ".1." in key} for one in gradients]
+    assert 2 * len(last[0]) == len(gradients[0])
+    rows = [
+        sum(MATRIX["count_sketch"](32, 3, key, g.numel()) @ g.flatten().double().numpy() for key, g in one.items())
+        for one in last
+    ]
+    np.testing.assert_allclose(found.rows.numpy(), np.array(rows), atol=2e-5 * float(np.abs(rows).max()))
+    norms = [torch.cat([g.flatten() for g in one.values()]).norm().item() for one in last]
+    np.testing.assert_allclose(found.norms.numpy(), norms, rtol=2e-5)
+    both = icons.projected(model, batch, dim=32, seed=3, layers="last-2")
+    assert torch.equal(both.rows, whole.rows)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ("last-3", "layers last-3: the model has 2 decoder layers; ask for at most last-2, or all"),
+        ("last-01", "'last-01' is neither 'all' nor 'last-N', such as last-8"),
+        ("first-1", "'first-1' is neither"),
+    ],
+)
+def test_layers_that_a_model_does_not_have_are_refused(layers: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        icons.projected(peft_model("llama"), padded("right"), dim=32, layers=layers)
+
+
 def test_another_seed_is_another_projection_of_the_same_gradients() -> None:
     model, batch = peft_model("llama"), padded("right")
     first, second = (icons.projected(model, batch, dim=32, seed=seed, projection="rademacher") for seed in (0, 1))

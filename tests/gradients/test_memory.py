@@ -17,7 +17,7 @@ LLAVA_7B = DecoderShape(
 )
 
 
-def saved_bytes(model: VisionLanguageModel, tokens: int) -> int:
+def saved_bytes(model: VisionLanguageModel, tokens: int, layers: str = "all") -> int:
     """Distinct memory that a forward pass of one sample keeps for its backward pass, the model's own left out."""
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.peft.parameters(), *model.peft.buffers()]}
     kept: dict[int, int] = {}
@@ -30,7 +30,8 @@ def saved_bytes(model: VisionLanguageModel, tokens: int) -> int:
 
     batch = forward_pass(model, 1, tokens)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.enable_grad(), per_sample_gradients(batch.pairs, lambda name, grads: None), hooks:
+    pairs = model.lora_pairs(layers)
+    with torch.enable_grad(), per_sample_gradients(pairs, lambda name, grads: None), hooks:
         graph = batch.hidden()
     assert graph.requires_grad
     return sum(kept.values())
@@ -48,6 +49,13 @@ def test_the_formula_is_what_autograd_saves(dtype: torch.dtype, key_heads: int) 
         shape = decoder_shape(model, model.lora_pairs())
     measured, formula = (found[3] - found[1]) / 2 / 128, token_bytes(shape) / shape.layers
     assert 0.99 < formula / measured < 1.02
+
+
+def test_layers_before_those_that_count_keep_nothing() -> None:
+    deep, shallow = (small_llama(torch.bfloat16, 16, num_hidden_layers=layers) for layers in (4, 2))
+    assert saved_bytes(deep, 192, "last-2") == saved_bytes(shallow, 192, "all")
+    shapes = {layers: decoder_shape(deep, deep.lora_pairs(layers), layers) for layers in ("last-1", "last-3", "all")}
+    assert {layers: shape.layers for layers, shape in shapes.items()} == {"last-1": 2, "last-3": 4, "all": 4}
 
 
 def test_llava_7b_keeps_what_was_counted_on_it() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icons.config import Config
-from icons.models.adapters import lora_parameters
+from icons.models.adapters import fresh_sizes
 from icons.models.loading import meta_model
 from icons.models.parts import projector_name
 
@@ -42,7 +42,7 @@ def disk_of(config: Config, rows: int, warmup_steps: int) -> Disk:
 
 def trained_parameters(config: Config) -> int:
     """What the warm-up trains: the LoRA, and the projector unless it stays as it is."""
-    count = lora_parameters(config.model)
+    count = sum(fresh_sizes(config.model).values())
     base = meta_model(config.model)
     name = projector_name(base) if config.warmup.projector_learning_rate is not None else None
     return count + (sum(weight.numel() for weight in base.get_submodule(name).parameters()) if name else 0)

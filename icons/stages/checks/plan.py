@@ -9,8 +9,7 @@ from icons.config import Config
 from icons.data.records import Records
 from icons.data.sets import open_records
 from icons.errors import UserError
-from icons.models.adapters import lora_parameters
-from icons.models.folders import adapter_shapes, lora_size, model_folder
+from icons.models.folders import model_folder
 from icons.models.formats import input_format
 from icons.models.loading import meta_model
 from icons.models.place import pick_devices
@@ -18,7 +17,7 @@ from icons.models.quantization import require_bitsandbytes, weight_bytes
 from icons.stages.checks.disk import Disk, disk_of
 from icons.stages.generalist.evidence import selection_method
 from icons.stages.specialist.checkpoints import checkpoint_weights
-from icons.stages.specialist.fingerprints import require_dim
+from icons.stages.specialist.fingerprints import require_counted
 from icons.stages.training.fit import require_trainable
 from icons.stages.training.warmup import about_steps, planned_steps
 from icons.store.layout import RunFolder
@@ -52,8 +51,8 @@ def plan(config: Config) -> Plan:
     """Opens every data file, the model's and the plugin's files, as the stages will; no weights are loaded.
 
     Raises UserError for what would stop the run later: a file that cannot be read, records of no form that is read, a
-    method that is not there, a checkpoint that the warm-up will not leave, gradients.dim above what
-    the LoRA has, a device or package that is missing.
+    method that is not there, a checkpoint that the warm-up will not leave, gradients.dim or gradients.layers above what
+    the model has, a device or package that is missing.
     """
     selection_method(config)
     train = open_records(config.train.parts)
@@ -61,8 +60,8 @@ def plan(config: Config) -> Plan:
     for task in config.evaluation.tasks:
         open_records(task.parts)
     inputs = input_format(model_folder(config.model.base), config.model)
-    lora = _lora_parameters(config)
-    require_dim(config, lora)
+    adapter = RunFolder(config.output_dir).adapter(config.gradients.checkpoints[-1], config.model.adapter)
+    lora = require_counted(config, None if config.model.adapter is None else adapter)
     if config.train.num_chunks > len(train):
         raise UserError(
             f"train.num_chunks {config.train.num_chunks} exceeds the {len(train)} records of {config.train.title}"
@@ -81,7 +80,7 @@ def plan(config: Config) -> Plan:
     )
     about = [about_steps(config, len(train)), *inputs.warnings]
     return Plan(
-        f"on {', '.join(map(str, places))}, {_weights(config)}, {lora:,} LoRA parameters, {tokens}",
+        ", ".join([f"on {', '.join(map(str, places))}", _weights(config), *lora.phrases, tokens]),
         _stages(config, train, tasks, steps),
         disk_of(config, rows, steps),
         [note for note in about if note],
@@ -92,13 +91,6 @@ def _weights(config: Config) -> str:
     """`bfloat16, weights of 14.1 GB`."""
     quantized = f" in {config.model.quantization}" if config.model.quantization else ""
     return f"{config.model.dtype}, weights of {_gb(weight_bytes(config.model, meta_model(config.model)))}{quantized}"
-
-
-def _lora_parameters(config: Config) -> int:
-    if config.model.adapter is None:
-        return lora_parameters(config.model)
-    adapter = RunFolder(config.output_dir).adapter(config.gradients.checkpoints[-1], config.model.adapter)
-    return lora_size(adapter_shapes(adapter))
 
 
 def _stages(config: Config, train: Records, tasks: dict[str, Records], steps: int) -> list[tuple[str, str]]:

@@ -91,7 +91,7 @@ def collect_status(config: Config) -> list[Piece]:
 def _fitting(piece: Piece, made_of: Mapping[str, object], asked: Mapping[str, object]) -> Piece:
     """The piece, stale where what it was made of is not what the config asks for."""
     told = {field: value for field, value in asked.items() if value is not None or field in ("dim", "projection_seed")}
-    other = difference(made_of, told)
+    other = difference(made_of, told) if made_of else None
     return piece if other is None else replace(piece, state="stale", detail=other)
 
 

@@ -18,8 +18,8 @@ from icons.data.records import is_hub_id
 from icons.data.samples import DataSource
 from icons.data.sets import open_records
 from icons.errors import UserError
-from icons.models.adapters import lora_parameters, require_fit
-from icons.models.folders import adapter_shapes, lora_size, model_folder
+from icons.models.adapters import require_fit
+from icons.models.folders import model_folder
 from icons.models.formats import input_format
 from icons.models.loading import meta_model
 from icons.models.place import pick_devices
@@ -29,7 +29,7 @@ from icons.progress import Progress, say
 from icons.report.problems import by_kind
 from icons.stages.checks.disk import disk_of, existing_parent
 from icons.stages.generalist.select import about_percent
-from icons.stages.specialist.fingerprints import require_dim
+from icons.stages.specialist.fingerprints import require_counted
 from icons.stages.training.warmup import about_steps, planned_steps
 from icons.store.files import read_json, write_bytes
 from icons.store.layout import RunFolder
@@ -130,14 +130,14 @@ def _model_problems(config: Config) -> tuple[InputFormat | None, list[str]]:
         problems += _unreadable_weights(folder)
         require_bitsandbytes(config.model)
         if config.model.adapter is None:
-            require_dim(config, lora_parameters(config.model))
+            require_counted(config, None)
     except UserError as error:
         problems.append(str(error))
     if config.model.adapter is not None and config.model.adapter.is_dir():
         for checkpoint in config.gradients.checkpoints:
             try:
                 adapter = RunFolder(config.output_dir).adapter(checkpoint, config.model.adapter)
-                require_dim(config, lora_size(adapter_shapes(adapter)))
+                require_counted(config, adapter)
                 if model_is_there:
                     require_fit(adapter, meta_model(config.model))
             except UserError as error:

@@ -15,9 +15,10 @@ from icons.config import Config, ModelConfig
 from icons.config_data import DataSection
 from icons.data.sets import data_digest
 from icons.errors import UserError
+from icons.gradients.layers import ALL
 from icons.models.foreign import require_plain_folder
 from icons.store.files import read_sealed
-from icons.store.fingerprint import Fingerprint, file_digest, model_digest
+from icons.store.fingerprint import LATER, Fingerprint, file_digest, model_digest
 from icons.store.layout import RunFolder, checkpoint_name
 from icons.store.whole import MARKER
 
@@ -25,14 +26,12 @@ KEYS = {
     "base_model": "model.base", "dtype": "model.dtype", "quantization": "model.quantization",
     "template": "model.template",
     "image_aspect_ratio": "model.image_aspect_ratio", "max_length": "model.max_length", "data": "train.data",
-    "template_date": "model.template_date", "gradient_type": "gradients.type",
+    "template_date": "model.template_date", "gradient_type": "gradients.type", "layers": "gradients.layers",
     "projection": "gradients.projection", "dim": "gradients.dim",
     "projection_seed": "gradients.seed", "checkpoints": "gradients.checkpoints",
     "checkpoint_weights": "gradients.checkpoint_weights", "columns": "tasks",
 }  # fmt: skip
 """Field of a fingerprint -> key of the config."""
-LATER = {"quantization"}
-"""Fields that are there only where their key is set: earlier versions had no such key."""
 
 
 def described(config: Config) -> Fingerprint:
@@ -81,6 +80,8 @@ def row_settings(config: Config) -> Fingerprint:
         "dim": None if gradients.exact else gradients.dim,
         "projection_seed": None if gradients.exact else gradients.seed,
     }
+    if gradients.layers != ALL:
+        fields["layers"] = gradients.layers
     base = Path(config.model.base)
     if base.is_absolute() and base.is_dir():
         require_plain_folder(base, "model.base")
@@ -115,14 +116,16 @@ def _adapter_sha256(path: Path, size: int, mtime_ns: int) -> str:
 def difference(stored: Mapping[str, object], expected: Mapping[str, object]) -> str | None:
     """`gradients.seed is 1 there, 2 in the config`: the first field that both have, with two values; None: the same.
 
-    Of nothing stored nothing differs; a field of LATER that one of the two lacks is None there.
+    Of nothing stored nothing differs.
     """
-    both = stored.keys() & expected.keys()
-    for field in sorted(both | (LATER if both else set())):
-        if stored.get(field) != expected.get(field):
+    if not stored.keys() & expected.keys():
+        return None
+    stored, expected = LATER | dict(stored), LATER | dict(expected)
+    for field in sorted(stored.keys() & expected.keys()):
+        if stored[field] != expected[field]:
             if is_file(field):
                 return f"{named(field)} is another file by now"
-            return f"{named(field)} is {stored.get(field)!r} there, {expected.get(field)!r} in the config"
+            return f"{named(field)} is {stored[field]!r} there, {expected[field]!r} in the config"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +23,10 @@ from icons.gradients.projection import Projector, make_projector
 from icons.gradients.rows import Rows, add_unit_gradients, exact_rows, projected_rows
 from icons.gradients.types import Transform, adam, sgd, sign
 from icons.models.adapters import adam_moments, attach_adapter
+from icons.models.counted import counted_lora
 from icons.models.loading import load_base
 from icons.models.place import computing
+from icons.models.probe import require_gradients
 from icons.models.shape import shapes_by_device
 from icons.models.vlm import VisionLanguageModel
 from icons.progress import say
@@ -54,8 +57,11 @@ class Extractor:
 
     @cached_property
     def model(self) -> VisionLanguageModel:
-        adapter = RunFolder(self.config.output_dir).adapter(self.checkpoint, self.config.model.adapter)
-        return attach_adapter(load_base(self.config.model), adapter)
+        return attach_adapter(load_base(self.config.model), self._adapter)
+
+    @property
+    def _adapter(self) -> Path:
+        return RunFolder(self.config.output_dir).adapter(self.checkpoint, self.config.model.adapter)
 
     @cached_property
     def tokens_per_batch(self) -> int:
@@ -70,7 +76,7 @@ class Extractor:
         self.prepare()
         return min(
             tokens_that_fit(free_bytes(device) - self._sum_bytes(device), token_bytes(shape))
-            for device, shape in shapes_by_device(self.model, self.pairs).items()
+            for device, shape in shapes_by_device(self.model, self.pairs, self.config.gradients.layers).items()
         )
 
     @cached_property
@@ -92,14 +98,14 @@ class Extractor:
 
     @cached_property
     def pairs(self) -> list[LoraPair]:
-        return self.model.lora_pairs()
+        return self.model.lora_pairs(self.config.gradients.layers)
 
     @cached_property
     def transform(self) -> Transform:
         kind = self.config.gradients.type
         if kind == "adam" and self.side == "train":
-            adapter = RunFolder(self.config.output_dir).adapter(self.checkpoint, self.config.model.adapter)
-            return adam(*adam_moments(self.model, adapter))
+            moments, *settings = adam_moments(self.model, self._adapter)
+            return adam({name: moments[name] for pair in self.pairs for name, _ in pair.tensors}, *settings)
         return sign if kind == "sign" else sgd
 
     @cached_property
@@ -118,6 +124,9 @@ class Extractor:
         if self._prepared:
             return
         _ = self.model, [pair.operands for pair in self.pairs], self.transform
+        lora = counted_lora(self.config, self._adapter)
+        if lora.layers:  # which the warm-up has not tried
+            require_gradients(self.model, self.config.gradients.layers, "use gradients.layers: all")
         if not self.config.gradients.exact:
             _ = self.projector
         elif self.side == "train":
@@ -126,8 +135,8 @@ class Extractor:
         self._prepared = True
         if self.model.device.type == "cuda" and (problem := triton_problem()):
             say(f"Triton's kernels cannot be used ({problem}): plain operations take their place, which are slower")
-        more = f"{self.tokens_per_batch:,} tokens a batch", f"{self.image_processes} image processes"
-        say(f"{self.side}-grads {self.checkpoint}: {computing(self.model, *more)}")
+        more = [f"{self.tokens_per_batch:,} tokens a batch", f"{self.image_processes} image processes"]
+        say(f"{self.side}-grads {self.checkpoint}: {computing(self.model, *lora.phrases[1:], *more)}")
 
     def empty_shard(self, start: int, stop: int) -> dict[str, Array]:
         """A shard's arrays, every row invalid until it is filled."""

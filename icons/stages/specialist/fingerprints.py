@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from icons.config import Config
 from icons.data.records import Records
 from icons.errors import UserError
 from icons.gradients.kinds import VERSIONS
-from icons.models.folders import adapter_shapes, lora_size, model_folder
+from icons.models.folders import model_folder
 from icons.stages.specialist.described import named, row_settings, val_type
 from icons.stages.specialist.directions import tasks_digest
 from icons.store.fingerprint import Fingerprint, digest, file_digest, model_digest
 from icons.store.layout import RunFolder
 from icons.store.whole import damaged
+
+if TYPE_CHECKING:
+    from icons.models.counted import CountedLora
 
 LORA_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
 """What of an adapter's settings scales its layers, beside its tensors."""
@@ -25,8 +29,8 @@ def train_fingerprint(config: Config, checkpoint: int | str, records: Records) -
 
     `records` is the training file as it was opened.
 
-    Raises UserError when the model, the adapter, or (exact) a task's gradients are missing, or when `gradients.dim`
-    exceeds the number of LoRA parameters.
+    Raises UserError when the model, the adapter, or (exact) a task's gradients are missing, or when there are fewer
+    LoRA parameters than `gradients.dim` or fewer layers than `gradients.layers` ask for.
     """
     fingerprint = feature_fingerprint(config, checkpoint) | {"gradient_type": config.gradients.type}
     if config.gradients.type == "adam":
@@ -50,13 +54,21 @@ def val_fingerprint(config: Config, features: Fingerprint, records: Records) -> 
     return features | {"gradient_type": val_type(config.gradients.type)} | _data(records)
 
 
-def require_dim(config: Config, lora_parameters: int) -> None:
-    """Raises UserError when `gradients.dim` exceeds the number of LoRA parameters."""
-    if not config.gradients.exact and config.gradients.dim > lora_parameters:
+def require_counted(config: Config, adapter: Path | None) -> CountedLora:
+    """The LoRA parameters that gradients are made of: of an adapter's folder, or (None) of the warm-up to come.
+
+    Raises UserError when `gradients.dim` exceeds their number, or `gradients.layers` the model.
+    """
+    from icons.models.counted import counted_lora
+
+    lora, dim = counted_lora(config, adapter), config.gradients.dim
+    if not config.gradients.exact and dim > lora.counted:
+        which = f" of {lora.layers}" if lora.layers else ""
         raise UserError(
-            f"gradients.dim {config.gradients.dim} exceeds the {lora_parameters} LoRA parameters; lower it, "
+            f"gradients.dim {dim} exceeds the {lora.counted} LoRA parameters{which}; lower it, "
             "or use gradients.projection none"
         )
+    return lora
 
 
 def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
@@ -69,7 +81,7 @@ def feature_fingerprint(config: Config, checkpoint: int | str) -> Fingerprint:
         adam = ["optimizer.pt"] if config.gradients.type == "adam" else []
         require_as_trained(folder, ["adapter_model.safetensors", "adapter_config.json", *adam])
     gradients = config.gradients
-    require_dim(config, lora_size(adapter_shapes(folder)))
+    require_counted(config, folder)
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     fields = row_settings(config)
     fields.pop("gradient_type")

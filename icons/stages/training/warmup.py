@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from icons.config import Config
 from icons.errors import UserError
+from icons.gradients.layers import ALL
 from icons.progress import say
-from icons.stages.specialist.fingerprints import require_dim
+from icons.stages.specialist.fingerprints import require_counted
 from icons.stages.training.fit import Job, train
 from icons.store.layout import RunFolder
 from icons.training.processes import Processes
@@ -69,19 +70,19 @@ def _part_size(config: Config, num_rows: int) -> int:
 def _require_gradients(model: VisionLanguageModel) -> None:
     from icons.models.probe import require_gradients
 
-    require_gradients(model)
+    advice = "name layers that can be in model.lora.target_modules, such as [q_proj, k_proj, v_proj, o_proj]"
+    require_gradients(model, ALL, advice)
 
 
 def _rows(config: Config, num_rows: int) -> list[int]:
     """The random part; a UserError when the stages behind could not use the warm-up anyway."""
-    from icons.models.adapters import lora_parameters
     from icons.training.samples import random_part
 
     if config.train.num_chunks > num_rows:
         raise UserError(
             f"train.num_chunks {config.train.num_chunks} exceeds the {num_rows} records of {config.train.title}"
         )
-    require_dim(config, lora_parameters(config.model))
+    require_counted(config, None)
     return random_part(num_rows, config.warmup.fraction, config.warmup.seed)
 
 

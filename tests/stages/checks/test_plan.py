@@ -26,6 +26,15 @@ def test_a_dry_run_says_the_plan_and_leaves_nothing(finished: Project, tmp_path:
     assert "! the warm-up has 4 steps (30 of 100 records, 8 a step)" in lines[9]
 
 
+def test_the_plan_says_how_much_of_the_lora_counts(finished: Project, tmp_path: Path) -> None:
+    new = ["--set", f"output_dir={tmp_path / 'new'}", "--set", "gradients.layers=last-1"]
+    said = "19,520 LoRA parameters, gradients of 9,760 of them (the last 1 of 2 layers), 2,048 tokens"
+    outcome = finished.icons("run", "--dry-run", *new)
+    assert said in outcome.out, outcome.err
+    outcome = finished.icons("run", "--dry-run", *new, "--set", f"model.adapter={finished.run / 'warmup' / 'final'}")
+    assert said in outcome.out, outcome.err
+
+
 def test_a_run_counts_its_stages(finished: Project) -> None:
     out = finished.icons("run").out
     stages = [line for line in out.splitlines() if line.startswith("stage ")]
@@ -43,6 +52,13 @@ def test_a_run_counts_its_stages(finished: Project) -> None:
         ({"selection": {"plugin": "empty.py", "method": "mine"}}, "mine"),
         ({"model": {"base": "empty"}}, "empty"),
         ({"gradients": {"dim": 30000}}, "gradients.dim 30000 exceeds the 19520 LoRA parameters"),
+        (
+            {"gradients": {"dim": 15000, "layers": "last-1"}},
+            "gradients.dim 15000 exceeds the 9760 LoRA parameters of the last 1 of 2 layers",
+        ),
+        ({"gradients": {"layers": "last-3"}}, "gradients.layers last-3: the model has 2 decoder layers"),
+        ({"gradients": {"layers": "last-0"}}, "'last-0' is neither 'all' nor 'last-N', such as last-8"),
+        ({"gradients": {"layers": "3"}}, "'3' is neither 'all' nor 'last-N', such as last-8"),
     ],
 )
 def test_what_would_stop_a_late_stage_is_told_before_the_warm_up(

@@ -15,6 +15,7 @@ CHANGES = {
     "gradients.seed=5": "gradients.seed is 0 there, 5 in the config",
     "gradients.dim=256": "gradients.dim is 512 there, 256 in the config",
     "gradients.type=sign": "gradients.type is 'sgd' there, 'sign' in the config",
+    "gradients.layers=last-1": "gradients.layers is 'all' there, 'last-1' in the config",
     "gradients.projection=rademacher": "gradients.projection is 'count_sketch' there",
     "model.max_length=1000": "model.max_length is 2048 there, 1000 in the config",
     "model.image_aspect_ratio=square": "model.image_aspect_ratio is 'pad' there",
@@ -40,6 +41,15 @@ def test_a_changed_setting_is_told_by_every_stage(change: str, finished: Project
     if "weights" not in change:
         assert {"val-grads", "train-grads", "merge"} <= stale
     assert any(CHANGES[change].partition(" there")[0] in piece["detail"] for piece in pieces)
+
+
+def test_runs_made_before_there_was_a_choice_of_layers_stay_as_they_are(finished: Project) -> None:
+    """What is made of all layers does not say so, as nothing did before."""
+    manifests = [json.loads(path.read_text()) for path in finished.run.glob("*_grads/final/*/manifest.json")]
+    assert len(manifests) > 3
+    assert all("layers" not in manifest["fingerprint"] for manifest in manifests)
+    outcome = finished.icons("specialist", "--set", "gradients.layers=all")
+    assert "already done" in outcome.out, outcome.err
 
 
 def test_swapped_task_files_are_told_by_every_stage(copy_of_finished: Project) -> None:

@@ -1,4 +1,4 @@
-"""Exact influence, gradient types and several checkpoints, against full gradients of plain autograd."""
+"""Exact influence, gradient types, layers and several checkpoints, against full gradients of plain autograd."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from icons.models.adapters import adam_moments, attach_adapter
 from icons.models.loading import load_base
 from tests.conftest import Project
 from tests.reference.gradients import sequential_gradients
+from tests.reference.projection import MATRIX
 from tests.reference.selection import read_rows, read_selection, scores_from_disk, vote_from_scores
 
 
@@ -113,26 +114,69 @@ def test_sign_gradients(exact: Project) -> None:
     np.testing.assert_allclose(stored_scores(exact)[:, 0], expected, rtol=0, atol=2e-3)
 
 
+def adam_updates(project: Project, gradients: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """What Adam would make of each gradient, with the warm-up's moments."""
+    config = load_config(project.config)
+    assert config.model.adapter is not None
+    moments, *_ = adam_moments(attach_adapter(load_base(config.model), config.model.adapter), config.model.adapter)
+
+    def update(name: str, gradient: Tensor) -> Tensor:
+        m, v = (moment.double() for moment in moments[name])
+        g = gradient.flatten().double()
+        return (0.9 * m + 0.1 * g) / torch.sqrt(0.999 * v + 0.001 * g * g + 1e-8)
+
+    return [{name: update(name, gradient) for name, gradient in each.items()} for each in gradients]
+
+
 def test_adam_gradients_on_the_training_side_alone(exact: Project) -> None:
     outcome = exact.icons("run", "--set", "gradients.type=adam")
     assert outcome.code == 0, outcome.err
     gradients = full_gradients(exact)
-    config = load_config(exact.config)
-    assert config.model.adapter is not None
-    moments, *_ = adam_moments(attach_adapter(load_base(config.model), config.model.adapter), config.model.adapter)
-
-    def update(gradient: dict[str, Tensor]) -> Tensor:
-        parts = []
-        for name in sorted(gradient):
-            m, v = (moment.double() for moment in moments[name])
-            g = gradient[name].flatten().double()
-            parts.append((0.9 * m + 0.1 * g) / torch.sqrt(0.999 * v + 0.001 * g * g + 1e-8))
-        return torch.cat(parts)
-
-    expected = mean_cosines([update(g) for g in gradients["train"]], [flat(g) for g in gradients["digit"]])
+    updates = [flat(g) for g in adam_updates(exact, gradients["train"])]
+    expected = mean_cosines(updates, [flat(g) for g in gradients["digit"]])
     np.testing.assert_allclose(stored_scores(exact)[:, 0], expected, rtol=0, atol=1e-5)
     plain = mean_cosines([flat(g) for g in gradients["train"]], [flat(g) for g in gradients["digit"]])
     assert np.abs(expected - plain).max() > 1e-3
+
+
+def of_the_last_layer(gradients: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Of the second of two."""
+    found = [{name: g for name, g in each.items() if ".layers.1." in name} for each in gradients]
+    assert all(0 < len(some) < len(each) for some, each in zip(found, gradients, strict=True))
+    return found
+
+
+def test_exact_scores_of_the_last_layer_alone(exact: Project) -> None:
+    outcome = exact.icons("run", "--set", "gradients.layers=last-1")
+    assert outcome.code == 0, outcome.err
+    assert "gradients of 9,760 of them (the last 1 of 2 layers)" in outcome.out
+    gradients = {name: [flat(g) for g in of_the_last_layer(each)] for name, each in full_gradients(exact).items()}
+    for column, task in enumerate(["digit", "text"]):
+        expected = mean_cosines(gradients["train"], gradients[task])
+        np.testing.assert_allclose(stored_scores(exact)[:, column], expected, rtol=0, atol=1e-5)
+    rows = read_rows(exact.root / "exact" / "train_grads" / "final")
+    np.testing.assert_allclose(rows["norms"], [float(g.norm()) for g in gradients["train"]], rtol=1e-4)
+
+
+def test_rows_of_the_last_layer_are_projected_by_the_matrices_of_all(exact: Project) -> None:
+    """Adam on the training side; a task's rows are plain gradients."""
+    sets = ["gradients.layers=last-1", "gradients.projection=count_sketch", "gradients.dim=64", "gradients.type=adam"]
+    outcome = exact.icons("run", *[part for each in sets for part in ("--set", each)])
+    assert outcome.code == 0, outcome.err
+    gradients = full_gradients(exact)
+    sides = {
+        "train_grads/final": of_the_last_layer(adam_updates(exact, gradients["train"])),
+        "val_grads/final/digit": of_the_last_layer(gradients["digit"]),
+    }
+    sizes = {name: g.numel() for name, g in sides["train_grads/final"][0].items()}
+    matrices = {name: MATRIX["count_sketch"](64, 0, name, size) for name, size in sizes.items()}
+    for folder, expected in sides.items():
+        rows = read_rows(exact.root / "exact" / folder)
+        sums = [sum(matrices[name] @ g.flatten().double().numpy() for name, g in each.items()) for each in expected]
+        unit = [row / np.linalg.norm(row) for row in sums]
+        np.testing.assert_allclose(rows["grads"].astype(np.float64), unit, rtol=0, atol=1e-3)
+    norms = [float(flat(g).norm()) for g in of_the_last_layer(gradients["train"])]
+    np.testing.assert_allclose(read_rows(exact.root / "exact" / "train_grads/final")["norms"], norms, rtol=1e-4)
 
 
 def test_adams_moments_are_given_to_the_right_tensors(project: Project) -> None:

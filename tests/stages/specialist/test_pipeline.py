@@ -172,6 +172,7 @@ def test_a_task_added_later_needs_only_its_own_gradients(copy_of_finished: Proje
         ("gradients.dim=256", "dim"),
         ("gradients.seed=1", "projection_seed"),
         ("gradients.projection=rademacher", "projection"),
+        ("gradients.layers=last-1", "layers"),
         ("model.image_aspect_ratio=square", "image_aspect_ratio"),
         ("model.max_length=300", "max_length"),
     ],
