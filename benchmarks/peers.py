@@ -90,7 +90,7 @@ def is_installed(folder: Path) -> bool:
 
 
 class Contestant:
-    """A process of `peer_programs`, loaded and waiting."""
+    """A process of `peer_programs`, which loads and then waits for its turns."""
 
     def __init__(self, name: str, python: Path | str, kind: Kind, folder: Path, options: dict[str, Any]) -> None:
         self.name, self._log = name, folder / f"{name.replace(' ', '-')}.log"
@@ -101,7 +101,11 @@ class Contestant:
                 [str(python), str(PROGRAMS / kind.program), str(folder), json.dumps(options | kind.options)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=own,
             )  # fmt: skip
-        self.versions: dict[str, str] = self._answer()["versions"]
+
+    def loaded(self) -> dict[str, str]:
+        """Waits until it is, and asked once: the versions of its packages."""
+        versions: dict[str, str] = self._answer()["versions"]
+        return versions
 
     def turn(self, rows: Path | None = None) -> dict[str, Any]:
         """All samples once; what it took. The rows are written to a .npy file if one is named."""
@@ -167,14 +171,15 @@ def race(
     """What each contestant took, round by round, its memory, error and dimension; versions of all."""
     pythons = {name: foreign / "bin" / "python" if KINDS[name].foreign else sys.executable for name in names}
     exact = Contestant("exact", sys.executable, EXACT, folder, options)
+    running = {name: Contestant(name, pythons[name], KINDS[name], folder, options) for name in names}
+    versions: dict[str, str] = {}
+    for contestant in (exact, *running.values()):
+        versions |= contestant.loaded()
     exact.turn(folder / "exact.npy")
     exact.end()
     cosines = np.load(folder / "exact.npy")
-    running = {name: Contestant(name, pythons[name], KINDS[name], folder, options) for name in names}
-    versions: dict[str, str] = {}
     found: dict[str, Any] = {}
     for name, contestant in running.items():
-        versions |= contestant.versions
         path = folder / f"{name}.npy"
         first = contestant.turn(path)
         error = None if name == "autograd" else cosine_error(np.load(path), cosines)  # its rows are norms

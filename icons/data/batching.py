@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-A_BATCH = 32
-"""A batch is counted as another 1/32 of the budget: what it takes beside its tokens, in full ones."""
+A_BATCH = 64
+"""A batch is counted as another 1/64 of the budget: what it takes beside its tokens, in full ones."""
 
 
 def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

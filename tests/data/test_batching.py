@@ -38,7 +38,7 @@ def test_the_plan_costs_least_of_all_cuts() -> None:
     def cost(cuts: tuple[int, ...]) -> float:
         edges = [0, *cuts, len(lengths)]
         costs = [(stop - start) * lengths[start] for start, stop in pairwise(edges)]
-        return sum(costs) + len(costs) * 200 / 32 if max(costs) <= 200 else float("inf")
+        return sum(costs) + len(costs) * 200 / 64 if max(costs) <= 200 else float("inf")
 
     possible = [cuts for count in range(len(lengths)) for cuts in combinations(range(1, len(lengths)), count)]
     plan = plan_batches(lengths, 200)
