@@ -97,7 +97,7 @@ def test_the_last_layer_at_the_labels_alone_gives_the_same(
 
 
 def test_long_answers_take_the_whole_last_layer(model: VisionLanguageModel, source: DataSource, tmp_path: Path) -> None:
-    words = " ".join(f"word{i}" for i in range(60))
+    words = " ".join(f"word{i}" for i in range(400))
     record = {"conversations": [{"from": "human", "value": "Go on."}, {"from": "gpt", "value": words}]}
     (tmp_path / "long.json").write_text(json.dumps([record]))
     long = DataSource(open_records(tmp_path / "long.json", None), model.inputs)
