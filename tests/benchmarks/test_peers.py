@@ -6,7 +6,8 @@ import json
 import math
 from pathlib import Path
 
-from tests.benchmarks.test_benchmarks import BENCHMARKS, run
+from tests.benchmarks.test_benchmarks import BENCHMARKS
+from tests.warm import ran
 
 
 def test_what_is_not_installed_is_left_out_and_named(tmp_path: Path) -> None:
