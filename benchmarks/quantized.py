@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from fidelity import METHODS, Outcome, compare, exact_gradients, outcome, targets, unit_rows, warm_up
+from outcomes import METHODS, Outcome, compare, exact_gradients, outcome, targets, unit_rows, warm_up
 from setting import circumstances, describe, drawn_source
 
 from icons.config import LoraConfig, ModelConfig

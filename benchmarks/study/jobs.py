@@ -109,7 +109,7 @@ def train(study: Study, seed: int, arm: Arm) -> None:
         config = config_of(study, seed, arm)
         folder = RunFolder(config.output_dir)
         indices = None if arm.method is None else folder.selection(config.selection.name) / INDICES
-        finetune(config, choose(config, indices, arm.method is None, None), arm.file)
+        finetune(config, choose(config, None, indices, arm.method is None, None), arm.file)
         trained = folder.finetune(arm.file)
         content = _asked(config, Candidate(arm.file, trained / "final", folder.evaluation(arm.file)))
         content |= _about(config, indices) | {"sample_passes": _passes(trained, study.size.epochs)}
