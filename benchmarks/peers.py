@@ -6,9 +6,10 @@
 icons             count sketch, `--dim` numbers a sample
 bergson           `collect_gradients`: a two-sided Rademacher projection of each LoRA matrix to width x width numbers
 bergson global    the same with one dense projection to `--dim` numbers (only where it is asked for: it takes minutes)
-dattri-llm        `HookManager`: LoGRA, a two-sided projection of each LoRA matrix to width x width numbers
+dattri-llm        `HookManager` over a loop with icons' batches: LoGRA, two-sided too, width x width numbers a matrix
 autograd          one sample at a time, no padding, gradients dropped
 autograd sketch   the same, projected by icons' count sketch
+icons before      icons as it is in another checkout (`--before FOLDER`)
 
 The width is the smallest whose total is `--dim` or more. The model is a Llama with random weights and LoRA on every
 linear layer of its decoder, float32 on the CPU; lengths are spread evenly on a logarithmic scale, and the last part
@@ -46,6 +47,7 @@ from icons.data.batching import plan_batches
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "peer_programs"
 REQUIREMENTS = PROGRAMS / "requirements.txt"
+BEFORE = "icons before"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -66,6 +68,7 @@ KINDS = {
     "dattri-llm": Kind("dattri_rows.py", foreign=True),
     "autograd": Kind("autograd_rows.py", options={"keep": "nothing"}),
     "autograd sketch": Kind("autograd_rows.py", options={"keep": "sketch"}),
+    BEFORE: Kind("icons_rows.py", always=False),
 }
 EXACT = Kind("autograd_rows.py", options={"keep": "cosines"})
 
@@ -95,6 +98,8 @@ class Contestant:
     def __init__(self, name: str, python: Path | str, kind: Kind, folder: Path, options: dict[str, Any]) -> None:
         self.name, self._log = name, folder / f"{name.replace(' ', '-')}.log"
         own = {key: value for key, value in os.environ.items() if not kind.foreign or not key.startswith("PYTHON")}
+        if name == BEFORE:
+            own["PYTHONPATH"] = options["before"]
         own |= {"OMP_NUM_THREADS": str(options["threads"]), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -234,6 +239,7 @@ def main(
     tokens_per_batch: int = 2048,
     threads: int = 1,
     rounds: int = 5,
+    before: Annotated[Path | None, typer.Option(help="a checkout of icons that takes part as 'icons before'")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Race icons, bergson, dattri-llm and plain autograd on per-sample gradients of a LoRA adapter."""
@@ -244,6 +250,10 @@ def main(
     if unknown := sorted(set(only) - set(KINDS)):
         raise typer.BadParameter(f"{unknown[0]}: expected one of {', '.join(KINDS)}", param_hint="--only")
     names = [name for name, kind in KINDS.items() if (name in only if only else kind.always)]
+    if before is not None and BEFORE not in names:
+        names.append(BEFORE)
+    if before is None and BEFORE in names:
+        raise typer.BadParameter(f"{BEFORE} needs --before", param_hint="--only")
     missing = [] if is_installed(folder) else [name for name in names if KINDS[name].foreign]
     facts = circumstances(torch.device("cpu"))
     facts["hardware"]["torch_threads"] = threads
@@ -262,6 +272,7 @@ def main(
         width = math.isqrt(max(0, -(-dim // matrices) - 1)) + 1
         options = {"dim": dim, "width": width, "threads": threads, "tokens_per_batch": tokens_per_batch}
         options["batches"] = plan_batches(lengths, tokens_per_batch)
+        options["before"] = str(before.absolute()) if before is not None else ""
         typer.echo(
             f"{samples} samples, {sum(lengths)} tokens, {matrices} LoRA matrices, width {width}, "
             f"{len(options['batches'])} batches\n"
