@@ -26,7 +26,8 @@
     const last = first + shown.size - 1;
     const here = `${rows.length} shown here; the data have ${written(count)} rows`;
     const fit = matching.length < rows.length ? `${matching.length} that fit, of the ${here}` : `the ${here}`;
-    found.textContent = matching.length ? `${first} to ${last} of ${fit}.` : `None of the ${here}. Take a filter away.`;
+    const which = matching.length > 1 ? `${first} to ${last} of ${fit}` : `1 that fits, of the ${here}`;
+    found.textContent = matching.length ? `${which}.` : `None of the ${here}. Take a filter away.`;
     place.textContent = `${page + 1} of ${pages}`;
     // Not `disabled`, which would take the focus from who pages by keyboard.
     previous.setAttribute("aria-disabled", String(page === 0));
@@ -48,7 +49,7 @@
     );
     page = 0;
     show();
-    tell(number, own !== undefined);
+    tell(number, own !== undefined && matching.includes(own));
   }
 
   // "1234", "1,234" and "row 1234" are numbers of rows.
@@ -126,7 +127,7 @@
     button.append(image);
     image.alt = `Open large: ${image.alt}`;
     button.addEventListener("click", () => {
-      picture.src = image.src;
+      picture.setAttribute("src", image.getAttribute("src"));
       picture.alt = image.title;
       picture.className = image.naturalWidth < 200 ? "tiny" : "";
       const size = `${image.naturalWidth} × ${image.naturalHeight}`;

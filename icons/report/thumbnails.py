@@ -18,6 +18,7 @@ from icons.report.traits import NAME
 LONGEST = 512
 """Pixels of a picture's longer side at most."""
 _STEPS = ((LONGEST, 75), (LONGEST, 55), (384, 50), (256, 45), (160, 40), (96, 40))  # side and quality, tried in turn
+_SMALL = 160  # below it every pixel is seen when the picture is opened, and costs little
 _ALL_BYTES, _MOST_BYTES, _LEAST_BYTES = 4_000_000, 40_000, 10_000
 
 
@@ -59,7 +60,8 @@ def _encoded(path: ImageSource, name: str, most: int) -> Thumbnail:
     image.thumbnail((LONGEST, LONGEST))
     kind = "webp" if features.check("webp") else "jpeg"
     content = b""
-    for side, quality in _STEPS:
+    small_first = ((LONGEST, 95),) if max(size) <= _SMALL else ()
+    for side, quality in (*small_first, *_STEPS):
         small = image.copy()
         small.thumbnail((side, side))
         file = io.BytesIO()
