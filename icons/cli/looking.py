@@ -66,7 +66,7 @@ def report(
     def stage(opened: Config) -> None:
         from icons.stages.report.report import report
 
-        report(opened, selection, pdf=pdf)
+        report(opened, selection, pdf=pdf, path=config.resolve())
 
     run_stage(config, overrides, stage)
 

@@ -50,7 +50,7 @@ def demo(folder: Path) -> None:
     other = load_config(config_path, [f"selection.method={OTHER}"])
     run(config)
     generalist(other)
-    report(config)
+    report(config, path=config_path.resolve())
     say("")
     for each in (config, other):
         _print_table(RunFolder(each.output_dir), each.selection.name, drawn)

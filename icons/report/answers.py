@@ -8,10 +8,10 @@ import numpy as np
 
 from icons.plain import plain
 from icons.report.drawing import (
-    ALL,
     CHOSEN,
+    DOT,
     INK,
-    PAGE,
+    RING,
     Shown,
     Table,
     axes_in,
@@ -22,6 +22,7 @@ from icons.report.drawing import (
     new_figure,
 )
 from icons.report.findings import Finding
+from icons.report.legend import dot
 from icons.report.traits import Traits
 from icons.selection.answers import SourceAnswers, answers_by_source, mean_distance
 from icons.selection.compare import Bool
@@ -54,7 +55,12 @@ def answers_figure(rows: list[SourceAnswers]) -> Shown | None:
     ]
     head = ["Source", "Selected", "Distinct answers", "Distance", "By chance", "Most frequent: data → selection"]
     return Shown(
-        "answers", "Which answers were selected", _caption(rows), Table(head, cells), lambda width: _draw(drawn, width)
+        "answers",
+        "Which answers were selected",
+        _caption(rows),
+        Table(head, cells),
+        lambda width: _draw(drawn, width),
+        (dot("in the data", **RING), dot("in the selection", **DOT)),
     )
 
 
@@ -98,13 +104,13 @@ def _draw(rows: list[SourceAnswers], width: float) -> Figure:
     bare(axes, grid="x")
     had, got = (100 * np.array(shares) for shares in zip(*((had, got) for *_, had, got in lines), strict=True))
     axes.hlines(places, np.minimum(had, got), np.maximum(had, got), color=CHOSEN, linewidth=1.6)
-    axes.plot(had, places, "o", markersize=8, markerfacecolor=PAGE, markeredgecolor=ALL, markeredgewidth=1.8)
-    axes.plot(got, places, "o", markersize=5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
+    axes.plot(had, places, linestyle="none", **RING)
+    axes.plot(got, places, linestyle="none", **DOT)
     axes.set_yticks(places, names, color=INK)
     axes.set_ylim(-0.6, float(places.max()) + 0.6)
     top = max(float(had.max()), float(got.max()))
     axes.set_xlim(-0.03 * top, 1.05 * top)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
-    axes.set_xlabel("share of the source’s records: data (ring), selection (dot)" if wide else "share of the source")
+    axes.set_xlabel("share of the source’s records" if wide else "share of the source")
     beside(axes, places, notes)
     return figure

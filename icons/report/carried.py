@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from icons.report.chance import unless_chance
 from icons.report.drawing import (
     CHOSEN,
     CUT,
@@ -23,7 +24,8 @@ from icons.report.drawing import (
     label_width,
     new_figure,
 )
-from icons.selection.compare import Bool
+from icons.report.legend import Key, box, line
+from icons.selection.compare import Agreement, Bool, agreement
 from icons.selection.cut import Cut
 
 if TYPE_CHECKING:
@@ -32,12 +34,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Carrier:
-    """A task: how many of the chosen lie in its own top p%, and how many of these have no vote to spare."""
+    """A task: how many of the chosen lie in its own top p%, and how many of these have no vote to spare.
+
+    `shared` compares its whole top with the chosen.
+    """
 
     task: str
     voted: int
     needed: int
     of: int
+    shared: Agreement
 
 
 def carriers(
@@ -47,7 +53,13 @@ def carriers(
     last_N = chosen_N & (votes_N == cut.value) if cut else np.zeros_like(chosen_N)
     of = int(np.count_nonzero(chosen_N))
     return [
-        Carrier(task, int(np.count_nonzero(top_N & chosen_N)), int(np.count_nonzero(top_N & last_N)), of)
+        Carrier(
+            task,
+            int(np.count_nonzero(top_N & chosen_N)),
+            int(np.count_nonzero(top_N & last_N)),
+            of,
+            agreement(top_N, chosen_N),
+        )
         for task, top_N in zip(tasks, own_KN, strict=True)
     ]
 
@@ -61,7 +73,15 @@ def carried_figure(bars: list[Carrier], percent: float, cut: Cut | None) -> Show
         _caption(bars, percent, cut),
         Table(head, rows),
         lambda width: _draw(bars, percent, cut, width),
+        _keys(cut),
     )
+
+
+def _keys(cut: Cut | None) -> tuple[Key, ...]:
+    chance = line("by chance", color=CUT, linewidth=1.2, linestyle=(0, (4, 3)))
+    if cut is None:
+        return box("in the task’s own top", color=CHOSEN), chance
+    return box("with a vote to spare", color=CHOSEN), box("its vote was needed", color=CHOSEN, alpha=0.35), chance
 
 
 def _caption(bars: list[Carrier], percent: float, cut: Cut | None) -> str:
@@ -72,7 +92,8 @@ def _caption(bars: list[Carrier], percent: float, cut: Cut | None) -> str:
     else:
         text += (
             f"“{most.task}” carried most of it, {most.voted:,} of {most.of:,} samples ({most.voted / most.of:.0%}); "
-            f"“{least.task}” least, {least.voted:,} ({least.voted / least.of:.0%})."
+            f"“{least.task}” least, {least.voted:,} ({least.voted / least.of:.0%})"
+            f"{unless_chance(most.shared, least.shared)}. By chance it would be {most.shared.expected or 0:,.0f}."
         )
     if cut:
         needed = max(bars, key=lambda c: c.needed)
@@ -104,8 +125,6 @@ def _draw(bars: list[Carrier], percent: float, cut: Cut | None, width: float) ->
     axes.set_ylim(-0.6, len(bars) - 0.4)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.spines["bottom"].set_color(LINE)
-    axes.set_xlabel(
-        "share of the selection" + (" in the task’s own top; dashed: by chance" if wide else "; dashed: by chance")
-    )
+    axes.set_xlabel("share of the selection that is in the task’s own top" if wide else "share of the selection")
     beside(axes, places, shares)
     return figure

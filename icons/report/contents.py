@@ -15,11 +15,12 @@ from icons.report.findings import Finding
 from icons.report.gradients import by_length, gradients_figure
 from icons.report.lengths import lengths_figure, panels
 from icons.report.material import Material
-from icons.report.overlap import agreement, selections_figure, tasks_figure
+from icons.report.overlap import selections_figure, tasks_figure
 from icons.report.scores import scores_figure, spreads
 from icons.report.sources import MOST_DRAWN, count_sources, lumped, sources_figure
 from icons.report.values import values_figure
 from icons.report.votes import votes_figure
+from icons.selection.compare import agreement
 from icons.selection.consensus import budget
 
 _MOST_NOTES = 60

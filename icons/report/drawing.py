@@ -18,17 +18,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from icons.report.legend import Key, add_legend
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDE, NARROW = 8.0, 3.6
 """Inches: for a desk and for a phone, with the same size of letters."""
+TEXT, COLUMN = 6.9, 3.3
+"""Inches: the text of a paper in two columns, and one of them."""
 PNG_DPI = 200
 
 INK, MUTED, LINE, PAGE = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
 ALL, CHOSEN, CUT = "#86909a", "#0072b2", "#d55e00"
 """What is in the data, what was chosen of it, and where the cut is."""
+
+RING: Any = {
+    "marker": "o",
+    "markersize": 8.5,
+    "markerfacecolor": PAGE,
+    "markeredgecolor": ALL,
+    "markeredgewidth": 1.8,
+}
+DOT: Any = {"marker": "o", "markersize": 5.2, "markerfacecolor": CHOSEN, "markeredgecolor": CHOSEN}
+"""How a share of the data and one of the selection are drawn."""
 
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAGE: "page", ALL: "all", CHOSEN: "chosen", CUT: "cut"}
 _SETTINGS: Any = {
@@ -74,20 +88,30 @@ class Table:
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure as the page shows it: `draw` makes it for a width in inches, `caption` says what is to be seen."""
+    """A figure as the page shows it: `draw` makes it for a width in inches, `caption` says what is to be seen.
+
+    `keys` is its legend, which every file of it carries.
+    """
 
     name: str
     title: str
     caption: str
     table: Table
     draw: Callable[[float], Figure]
+    keys: Sequence[Key] = ()
+
+    def drawn(self, width: float) -> Figure:
+        """With the legend; `width` in inches."""
+        figure = self.draw(width)
+        add_legend(figure, self.keys)
+        return figure
 
 
 @dataclass(frozen=True)
 class Rendered:
     """`wide` and `narrow` are SVG elements for a page; `svg`, `png`, `pdf` and `csv` (the numbers) are files.
 
-    `pdfs` are the wide drawing and the narrow one, as wide as a column of a paper; empty where nobody asked for them.
+    `pdfs` are as wide as the text of a paper in two columns and as one of them; empty where nobody asked for them.
     """
 
     wide: str
@@ -106,13 +130,12 @@ class Rendered:
 def render(shown: Shown, *, pdf: bool = False) -> Rendered:
     """`pdf` takes some tenths of a second a figure, for the subsets of its fonts."""
     with _drawing():
-        wide = shown.draw(WIDE)
+        wide = shown.drawn(WIDE)
         svg = _svg(wide, shown.name)
         png = io.BytesIO()
         wide.savefig(png, format="png", dpi=PNG_DPI, facecolor=PAGE, metadata={"Software": None})
-        column = shown.draw(NARROW)
-        narrow = _svg(column, shown.name)
-        pdfs = (_pdf(wide), _pdf(column)) if pdf else ()
+        narrow = _svg(shown.drawn(NARROW), shown.name)
+        pdfs = (_pdf(shown.drawn(TEXT)), _pdf(shown.drawn(COLUMN))) if pdf else ()
     on_page = _for_page(svg, shown.name, "wide"), _for_page(narrow, shown.name, "narrow")
     return Rendered(*on_page, svg, png.getvalue(), _csv(shown.table), pdfs)
 

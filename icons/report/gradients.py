@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from icons.report.drawing import ALL, CHOSEN, INK, PAGE, Shown, Table, axes_in, bare, fit, new_figure, tick_labels
+from icons.report.legend import dot, line
 from icons.report.lengths import octaves
 from icons.selection.compare import Bool
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 QUANTILES = (5, 25, 50, 75, 95)
+_MEDIAN: Any = {"marker": "o", "markersize": 5, "markerfacecolor": PAGE, "markeredgecolor": INK}
+_SELECTED: Any = {"marker": "D", "markersize": 4.5, "markerfacecolor": CHOSEN, "markeredgecolor": CHOSEN}
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,12 @@ def gradients_figure(groups: list[ByLength], all_norm: float, chosen_norm: float
         _caption(groups, all_norm, chosen_norm, checkpoint),
         Table(head, rows),
         lambda width: _draw(groups, width),
+        (
+            dot("median", **_MEDIAN),
+            line("middle half of the samples", color=ALL, linewidth=6, solid_capstyle="butt"),
+            line("5 to 95%", color=ALL, linewidth=1.2),
+            dot("median of the selected", **_SELECTED),
+        ),
     )
 
 
@@ -127,8 +136,8 @@ def _panel(axes: Axes, groups: list[ByLength], room: float, *, norm: bool) -> No
     selected = np.array([each.chosen_norm if norm else each.chosen_loss for each in groups])
     axes.vlines(places, quantiles[:, 0], quantiles[:, 4], color=ALL, linewidth=1.2)
     axes.vlines(places, quantiles[:, 1], quantiles[:, 3], color=ALL, linewidth=6)
-    axes.plot(places, quantiles[:, 2], "o", markersize=5, markerfacecolor=PAGE, markeredgecolor=INK)
-    axes.plot(places + 0.28, selected, "D", markersize=4.5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
+    axes.plot(places, quantiles[:, 2], linestyle="none", **_MEDIAN)
+    axes.plot(places + 0.28, selected, linestyle="none", **_SELECTED)
     tick_labels(axes, places + 0.1, [each.label for each in groups], room)
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(bottom=0)

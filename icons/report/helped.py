@@ -8,8 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icons.evaluation.measures import MEASURES, Answers, Interval, difference, mean_over_tasks, measured
-from icons.report.drawing import ALL, CHOSEN, INK, Shown, Table, axes_in, bare, beside, clip, label_width, new_figure
+from icons.report.drawing import (
+    ALL,
+    CHOSEN,
+    INK,
+    MUTED,
+    Shown,
+    Table,
+    axes_in,
+    bare,
+    beside,
+    clip,
+    label_width,
+    new_figure,
+)
 from icons.report.findings import Finding
+from icons.report.legend import dot, line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +51,11 @@ def helped_figure(results: Results) -> Shown | None:
         _caption(means, measure, results),
         Table(head, rows),
         lambda width: _draw(means, measure, width),
+        (
+            dot("a selection, or everything", marker="o", markersize=6, color=CHOSEN),
+            dot("a random part, the warm-up, the base", marker="o", markersize=6, color=ALL),
+            line("95% interval", color=MUTED, linewidth=2),
+        ),
     )
 
 
@@ -85,11 +104,21 @@ def _signed(lead: Interval, measure: str) -> str:
 
 def _caption(means: Mapping[str, Interval], measure: str, results: Results) -> str:
     questions = sum(len(answers) for answers in next(iter(results.values())).values())
-    best = (min if measure == "loss" else max)(means, key=lambda name: means[name].mean)
+    first, *others = sorted(means, key=lambda name: means[name].mean, reverse=measure != "loss")
     return (
         f"Dots: {MEASURES[measure]}, mean over the tasks; lines: 95% intervals (bootstrap over {questions:,} "
-        f"questions, one training each). “{best}” is best, {_with_bounds(means[best], measure)}."
+        f"questions, one training each). “{first}” is best, {_with_bounds(means[first], measure)}"
+        f"{_close(means, first, others)}."
     )
+
+
+def _close(means: Mapping[str, Interval], first: str, others: list[str]) -> str:
+    """Which models' intervals reach into that of the first."""
+    top = means[first]
+    near = [name for name in others if means[name].high >= top.low and means[name].low <= top.high]
+    if not near:
+        return ""
+    return f"; the intervals of {len(near)} of the {len(others)} others reach into its own, “{near[0]}” first"
 
 
 def _draw(means: Mapping[str, Interval], measure: str, width: float) -> Figure:

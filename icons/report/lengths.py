@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icons.report.drawing import ALL, CHOSEN, MUTED, PAGE, Shown, Table, axes_in, bare, fit, new_figure, tick_labels
+from icons.report.legend import box
 from icons.report.traits import Traits
 from icons.selection.compare import Bool, Int64
 
@@ -76,7 +77,12 @@ def lengths_figure(drawn: list[Panel]) -> Shown:
             rows.append([name, f"{data:,}", f"{in_data:.1%}", f"{selected:,}", f"{in_chosen:.1%}"])
     head = ["Records with", "In the data", "Share", "Selected", "Share"]
     return Shown(
-        "lengths", "What the samples are like", _caption(drawn), Table(head, rows), lambda width: _draw(drawn, width)
+        "lengths",
+        "What the samples are like",
+        _caption(drawn),
+        Table(head, rows),
+        lambda width: _draw(drawn, width),
+        (box("the data", color=ALL), box("the selection", color=CHOSEN)),
     )
 
 

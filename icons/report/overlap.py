@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from icons.report.drawing import INK, PAGE, Shown, Table, axes_in, bare, clip, fit, label_width, new_figure
-from icons.selection.compare import Agreement, Bool
+from icons.report.chance import unless_chance
+from icons.report.drawing import ALL, INK, PAGE, Shown, Table, axes_in, bare, clip, fit, label_width, new_figure
+from icons.report.legend import box, line
+from icons.selection.compare import Bool, agreement
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 SELECTION = "selection"
-COLOURS = "PuOr"
-"""Two hues that colour-blind readers can tell apart, light in the middle."""
+COLOURS, ENDS = "PuOr", (0.15, 0.85)
+"""Two hues that colour-blind readers can tell apart, light in the middle; the part that stands out from a dark page."""
+FULL = 0.3
+"""At least so far from chance is the fullest colour: a small difference is not painted as a large one."""
+_LESS, _EVEN, _MORE = "#c96d0d", "#f6f6f7", "#6a4c9a"  # of COLOURS, at its ends and in the middle
+_NO_VALUE: Any = {"color": ALL, "linewidth": 0.8}
+_KEYS = (
+    box("less than by chance", color=_LESS),
+    box("as by chance", facecolor=_EVEN, edgecolor=ALL, linewidth=0.6),
+    box("more", color=_MORE),
+    line("itself, no value", **_NO_VALUE),
+)
 _ON_DARK, _ON_LIGHT = "#fefefe", "#010101"  # letters on a cell: its own colour counts, not the page's
 
 
@@ -41,15 +53,17 @@ def tasks_figure(tasks: Sequence[str], own_KN: Sequence[Bool], chosen_N: Bool, p
     return Shown(
         "overlap",
         f"How far the tasks’ own top {percent:g}% overlap",
-        _tasks_caption(tasks, parts, percent, chance, float(chosen_N.mean())),
+        _tasks_caption(tasks, parts, percent, chance, [*own_KN, chosen_N]),
         _table("Of the top of", tasks, names, parts),
         lambda width: _draw(tasks, names, parts, [*[chance] * len(tasks), float(chosen_N.mean())], width),
+        _KEYS,
     )
 
 
 def _tasks_caption(
-    tasks: Sequence[str], parts: npt.NDArray[np.float64], percent: float, chance: float, share: float
+    tasks: Sequence[str], parts: npt.NDArray[np.float64], percent: float, chance: float, sets: Sequence[Bool]
 ) -> str:
+    *own_KN, chosen_N = sets
     into = parts[:, -1]
     best, worst = int(into.argmax()), int(into.argmin())
     text = (
@@ -61,11 +75,14 @@ def _tasks_caption(
         high, low = max(pairs, key=pairs.__getitem__), min(pairs, key=pairs.__getitem__)
         text += (
             f" “{tasks[high[0]]}” and “{tasks[high[1]]}” agree most ({pairs[high]:.0%}), “{tasks[low[0]]}” and "
-            f"“{tasks[low[1]]}” least ({pairs[low]:.0%})."
+            f"“{tasks[low[1]]}” least ({pairs[low]:.0%})"
+            f"{unless_chance(*(agreement(own_KN[a], own_KN[b]) for a, b in (high, low)))}."
         )
     text += f" Of the top of “{tasks[best]}” {into[best]:.0%} came into the selection"
     text += f", of that of “{tasks[worst]}” {into[worst]:.0%}" if best != worst else ""
-    return f"{text}; by chance it would be {share:.0%}."
+    named = dict.fromkeys((best, worst))
+    text += unless_chance(*(agreement(own_KN[task], chosen_N) for task in named))
+    return f"{text}; by chance it would be {float(chosen_N.mean()):.0%}."
 
 
 def selections_figure(selections: Mapping[str, Bool], focus: str) -> Shown:
@@ -80,11 +97,12 @@ def selections_figure(selections: Mapping[str, Bool], focus: str) -> Shown:
     text = (
         "Each row: how much of its selection is in the column’s. "
         f"“{near}” has {parts[place, names.index(near)]:.0%} of “{focus}”, where a random selection of its size would "
-        f"have {share:.0%}"
+        f"have {share:.0%}{unless_chance(agreement(selections[focus], selections[near]))}"
     )
     if near != far:
         by_chance = float(selections[far].mean())
         text += f"; “{far}” has least, {parts[place, names.index(far)]:.0%}, by chance it would be {by_chance:.0%}"
+        text += unless_chance(agreement(selections[focus], selections[far]))
     text += ". Orange: less than by chance, violet: more."
     return Shown(
         "selections",
@@ -92,12 +110,8 @@ def selections_figure(selections: Mapping[str, Bool], focus: str) -> Shown:
         text,
         _table("Of", names, names, parts),
         lambda width: _draw(names, names, parts, [float(set_N.mean()) for set_N in selections.values()], width),
+        _KEYS,
     )
-
-
-def agreement(a_N: Bool, b_N: Bool) -> Agreement:
-    both = int(np.count_nonzero(a_N & b_N))
-    return Agreement(int(np.count_nonzero(a_N)), int(np.count_nonzero(b_N)), both, len(a_N))
 
 
 def _table(corner: str, rows: Sequence[str], columns: Sequence[str], parts: npt.NDArray[np.float64]) -> Table:
@@ -130,7 +144,10 @@ def _draw(
     bare(axes)
     diagonal = np.eye(height, across, dtype=bool)
     beyond = parts - np.asarray(chance)
-    levels = 0.5 + 0.5 * beyond / max(float(np.abs(beyond[~diagonal]).max(initial=0)), 1e-9)
+    reach = ENDS[1] - 0.5
+    levels = 0.5 + reach * beyond / max(float(np.abs(beyond[~diagonal]).max(initial=0)), FULL)
+    for place in range(min(height, across)):
+        axes.plot([place + 0.1, place + 0.9], [place + 0.9, place + 0.1], **_NO_VALUE)
     for first, last in ((0, height), (height, across)):
         if first < last:
             edges = np.arange(first, last + 1) + gap[last - 1]

@@ -14,9 +14,10 @@ from icons.plain import plain
 from icons.report.conversation import Shortened, shortened
 from icons.report.drawing import clip
 from icons.report.material import Material
-from icons.report.samples import Kind, kinds, percentiles, ranking
-from icons.report.thumbnails import Thumbnail
+from icons.report.samples import Kind, kinds, percentiles
+from icons.report.thumbnails import Thumbnail, bytes_each
 from icons.report.traits import NAME, UNREADABLE
+from icons.selection.compare import Int64
 
 _MOST_IMAGES = 2
 
@@ -56,16 +57,15 @@ class SampleView:
 
 def sample_views(
     m: Material,
-    ranks_N: npt.NDArray[np.float64],
+    order: Int64,
     record: Callable[[int], dict[str, Any] | str],
-    picture: Callable[[int, int, object], Thumbnail],
+    picture: Callable[[int, int, object, int], Thumbnail],
 ) -> tuple[list[Kind], list[SampleView]]:
-    """The kinds of sample that there are, and each sample once, in their order.
+    """The kinds of sample that there are, and each sample once, in their order; `order` is the ranking.
 
-    `record` gives a row's record, or why it cannot be read; `picture` a thumbnail of an image, by row, position and
-    what stands under `image`.
+    `record` gives a row's record, or why it cannot be read; `picture` a thumbnail of an image, by row, position,
+    what stands under `image`, and the bytes it may take.
     """
-    order = ranking(m.focus.selected, m.valid, m.focus.values, ranks_N)
     shown_kinds = [kind for kind in kinds(order, m.focus.selected, ranked=m.ranked) if len(kind.rows)]
     places = np.zeros(len(m.valid), np.int64)
     places[order] = np.arange(1, len(order) + 1)
@@ -75,11 +75,22 @@ def sample_views(
             of_row.setdefault(row, []).append(kind)
     rows = list(of_row)
     percent_RK = percentiles(m.scores.scores, m.valid, rows)
+    records = [record(row) for row in rows]
+    most = bytes_each(sum(len(_pictures(each)) for each in records))
+
+    def of_this_page(row: int, position: int, name: object) -> Thumbnail:
+        return picture(row, position, name, most)
+
     views = [
-        _view(m, row, of_row[row], int(places[row]), percent_K, record(row), picture)
-        for row, percent_K in zip(rows, percent_RK, strict=True)
+        _view(m, row, of_row[row], int(places[row]), percent_K, shown, of_this_page)
+        for row, percent_K, shown in zip(rows, percent_RK, records, strict=True)
     ]
     return shown_kinds, views
+
+
+def _pictures(record: dict[str, Any] | str) -> list[Any]:
+    """What stands under `image` or `images`, as far as the page shows it."""
+    return record_images(record)[:_MOST_IMAGES] if isinstance(record, dict) else []
 
 
 def _view(
@@ -111,7 +122,7 @@ def _view(
         tokens="" if m.tokens_N is None else f"{m.tokens_N[row]:,}",
         loss=f"{m.scores.losses[row]:.3f}",
         norm=f"{m.scores.norms[row]:.3g}",
-        images=[picture(row, at, image) for at, image in enumerate(images[:_MOST_IMAGES])],
+        images=[picture(row, at, image) for at, image in enumerate(_pictures(record))],
         more_images=max(0, len(images) - _MOST_IMAGES),
         text=shortened(fields.get("conversations")),
         error=record if isinstance(record, str) else "",

@@ -24,6 +24,7 @@ from icons.report.drawing import (
     label_width,
     new_figure,
 )
+from icons.report.legend import Key, box, line
 from icons.selection.compare import Bool
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ _TAIL = 2  # percent of all scores beyond either end of the axis
 
 @dataclass(frozen=True)
 class Spread:
-    """One task's scores over the valid rows: quantiles, threshold tau, and counts [BINS] between shared edges."""
+    """One task's scores over the valid rows: quantiles, threshold tau, and counts [BINS] between shared edges.
+
+    `left` and `right` are how many lie off the axis, below the first edge and above the last.
+    """
 
     task: str
     low: float
@@ -44,6 +48,8 @@ class Spread:
     tau: float
     voted: int
     counts: npt.NDArray[np.int64]
+    left: int
+    right: int
 
 
 def spreads(
@@ -64,6 +70,8 @@ def spreads(
             float(tau),
             int((column >= tau).sum()),
             np.histogram(column, edges)[0],
+            int((column < edges[0]).sum()),
+            int((column > edges[-1]).sum()),
         )
         for task, column, tau in zip(tasks, columns, tau_K, strict=True)
     ]
@@ -80,9 +88,11 @@ def scores_figure(
 ) -> Shown:
     """`cast`: these thresholds cast the votes that made the selection; `noise`: the error of a score, for each task."""
     rows = [
-        [s.task, f"{s.low:.4f}", f"{s.median:.4f}", f"{s.high:.4f}", f"{s.tau:.4f}", f"{s.voted:,}"] for s in each_task
-    ]
-    head = ["Task", "Lowest", "Median", "Highest", "Threshold", "At or above it"]
+        [s.task, f"{s.low:.4f}", f"{s.median:.4f}", f"{s.high:.4f}", f"{s.tau:.4f}", f"{s.voted:,}",
+         f"{s.left + s.right:,}"]
+        for s in each_task
+    ]  # fmt: skip
+    head = ["Task", "Lowest", "Median", "Highest", "Threshold", "At or above it", "Off the axis"]
     if any(noise):
         head.append("Noise")
         rows = [[*row, f"± {size:.4f}"] for row, size in zip(rows, noise, strict=True)]
@@ -95,14 +105,13 @@ def scores_figure(
         caption,
         Table(head, rows),
         lambda width: _draw(each_task, edges, noise, width),
+        _keys(cast, any(noise)),
     )
 
 
 def _caption(each_task: list[Spread], percent: float, cast: bool) -> str:
     what = "votes for" if cast else "has as its own top"
-    text = (
-        f"A task {what} the {percent:g}% of samples right of its threshold (blue); outermost scores lie off the axis. "
-    )
+    text = f"A task {what} the {percent:g}% of samples right of its threshold (blue). {_off_axis(each_task)} "
     if len(each_task) == 1:
         only = each_task[0]
         return f"{text}The threshold of “{only.task}” is {only.tau:.4f}, its median score {only.median:.4f}."
@@ -116,6 +125,20 @@ def _caption(each_task: list[Spread], percent: float, cast: bool) -> str:
     if below:
         text += f" Below zero, where a sample points away from the task: the threshold of “{'”, “'.join(below)}”."
     return text
+
+
+def _off_axis(each_task: list[Spread]) -> str:
+    left, right = sum(s.left for s in each_task), sum(s.right for s in each_task)
+    if not left + right:
+        return "No score lies off the axis."
+    total = left + right + sum(int(s.counts.sum()) for s in each_task)
+    return f"Of {total:,} scores {left + right:,} lie off the axis: {left:,} to the left, {right:,} to the right."
+
+
+def _keys(cast: bool, noise: bool) -> tuple[Key, ...]:
+    above = "at or above the threshold" + (": a vote" if cast else "")
+    keys = (box("below", color=ALL), box(above, color=CHOSEN), line("threshold", color=CUT, linewidth=1.4))
+    return (*keys, box("reach of the noise", color=CUT, alpha=0.25)) if noise else keys
 
 
 def _draw(each_task: list[Spread], edges: npt.NDArray[np.float64], noise: Sequence[float], width: float) -> Figure:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icons.report.chance import unless_chance
 from icons.report.drawing import (
-    ALL,
     CHOSEN,
+    DOT,
     INK,
-    PAGE,
+    RING,
     Shown,
     Table,
     axes_in,
@@ -21,8 +22,9 @@ from icons.report.drawing import (
     label_width,
     new_figure,
 )
+from icons.report.legend import dot
 from icons.report.traits import Traits
-from icons.selection.compare import Bool
+from icons.selection.compare import Agreement, Bool
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +49,11 @@ class Source:
     @property
     def share_of_chosen(self) -> float:
         return self.chosen / self.of_chosen
+
+    @property
+    def shared(self) -> Agreement:
+        """Its rows and the selection's."""
+        return Agreement(self.in_data, self.of_chosen, self.chosen, self.of_data)
 
 
 def count_sources(traits: Traits, chosen_N: Bool) -> list[Source]:
@@ -92,6 +99,7 @@ def sources_figure(sources: list[Source]) -> Shown:
         _caption(sources),
         Table(head, rows),
         lambda width: _draw(drawn, width),
+        (dot("share of the data", **RING), dot("share of the selection", **DOT)),
     )
 
 
@@ -109,7 +117,7 @@ def _caption(sources: list[Source]) -> str:
     text = (
         f"{how} “{more.name}” gains most: {more.share_of_data:.1%} of the data, {more.share_of_chosen:.1%} of the "
         f"selection. “{less.name}” loses most: {less.share_of_data:.1%} of the data, {less.share_of_chosen:.1%} of the "
-        "selection."
+        f"selection{unless_chance(more.shared, less.shared)}."
     )
     without = [source for source in sources if source.chosen == 0]
     if without:
@@ -131,15 +139,15 @@ def _draw(sources: list[Source], width: float) -> Figure:
     data = np.array([100 * source.share_of_data for source in sources])
     selected = np.array([100 * source.share_of_chosen for source in sources])
     axes.hlines(places, np.minimum(data, selected), np.maximum(data, selected), color=CHOSEN, linewidth=1.6)
-    axes.plot(data, places, "o", markersize=9, markerfacecolor=PAGE, markeredgecolor=ALL, markeredgewidth=1.8)
-    axes.plot(selected, places, "o", markersize=5.5, markerfacecolor=CHOSEN, markeredgecolor=CHOSEN)
+    axes.plot(data, places, linestyle="none", **RING)
+    axes.plot(selected, places, linestyle="none", **DOT)
     axes.set_yticks(places, labels, color=INK)
     axes.set_ylim(-0.6, len(sources) - 0.4)
     top = max(data.max(), selected.max())
     axes.set_xlim(-0.03 * top, 1.05 * top)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}%")
     axes.set_xlabel(
-        "share of the data (ring) and of the selection (dot)" if wide else "share: data (ring), selection (dot)"
+        "share; on the right, how much of the source was selected" if wide else "share; right: of the source"
     )
     beside(axes, places, rates)
     return figure

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from icons.report.drawing import ALL, CHOSEN, CUT, Shown, Table, axes_in, bare, new_figure
+from icons.report.legend import box, line
 from icons.selection.compare import Bool
 from icons.selection.cut import Cut
 
@@ -47,6 +48,7 @@ def values_figure(
         text,
         Table(["", "Lowest", "Median", "Highest", "Samples"], rows),
         lambda width: _draw_values(counts, selected, edges, cut, width),
+        (box("selected", color=CHOSEN), box("not selected", color=ALL), line("the cut", color=CUT, linewidth=1.4)),
     )
 
 
@@ -64,5 +66,5 @@ def _draw_values(
     axes.set_xlim(edges[0], edges[-1])
     axes.locator_params(nbins=4)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("value; blue: selected, grey: not")
+    axes.set_xlabel("value")
     return figure

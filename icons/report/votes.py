@@ -22,6 +22,7 @@ from icons.report.drawing import (
     fit,
     new_figure,
 )
+from icons.report.legend import Key, box
 from icons.selection.compare import Bool
 from icons.selection.cut import Cut
 
@@ -44,7 +45,15 @@ def votes_figure(votes_N: npt.NDArray[np.int16], chosen_N: Bool, valid_N: Bool, 
         _votes_caption(counts, selected, tasks, cut),
         Table([f"Votes of {tasks} {whose}", "Samples", "Selected", "Not selected"], rows),
         lambda width: _draw_votes(counts, selected, cut, width),
+        _keys(cut),
     )
+
+
+def _keys(cut: Cut | None) -> tuple[Key, ...]:
+    keys = (box("selected", color=CHOSEN), box("not selected", color=ALL))
+    if cut is None or not cut.share_by_tie_break:
+        return keys
+    return (*keys, box("the class that the cut divides", facecolor="none", edgecolor=CUT, linewidth=1.4))
 
 
 def _votes_caption(counts: npt.NDArray[np.int64], selected: npt.NDArray[np.int64], tasks: int, cut: Cut | None) -> str:
@@ -75,7 +84,6 @@ def _samples(count: int) -> str:
 def _draw_votes(
     counts: npt.NDArray[np.int64], selected: npt.NDArray[np.int64], cut: Cut | None, width: float
 ) -> Figure:
-    wide = width > 5
     if len(counts) > 12:  # of many tasks' classes those that are there
         last = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 0
         counts, selected = counts[: last + 1], selected[: last + 1]
@@ -102,8 +110,5 @@ def _draw_votes(
     axes.set_yticks([])
     axes.set_ylim(0, 1.02 * top)
     axes.set_xlim(-0.6, len(counts) - 0.4)
-    axes.set_xlabel(
-        "votes; blue: selected, grey: not"
-        + ("; outlined: the class that the cut divides" if wide and at_cut >= 0 else "")
-    )
+    axes.set_xlabel("votes")
     return figure

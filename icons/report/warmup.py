@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from icons.report.drawing import ALL, CHOSEN, MUTED, Shown, Table, axes_in, bare, new_figure
+from icons.report.legend import line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_LISTED = 40
+_LOSS: Any = {"color": CHOSEN, "linewidth": 1.6}
+_RATE: Any = {"color": ALL, "linewidth": 1.2, "linestyle": (0, (4, 2))}
 
 
 def warmup_figure(entries: list[dict[str, Any]]) -> Shown | None:
@@ -31,6 +34,7 @@ def warmup_figure(entries: list[dict[str, Any]]) -> Shown | None:
         text,
         Table(["Step", "Loss", "Learning rate"], rows),
         lambda width: _draw(entries, width),
+        (line("loss per token (left)", **_LOSS), line("learning rate (right)", **_RATE)),
     )
 
 
@@ -41,12 +45,12 @@ def _draw(entries: list[dict[str, Any]], width: float) -> Figure:
     steps = [entry["step"] for entry in entries]
     rate = axes.twinx()
     bare(rate)
-    rate.plot(steps, [entry["learning_rate"] for entry in entries], color=ALL, linewidth=1.2, linestyle=(0, (4, 2)))
+    rate.plot(steps, [entry["learning_rate"] for entry in entries], **_RATE)
     rate.set_ylim(bottom=0)
     rate.locator_params(axis="y", nbins=3)
     rate.yaxis.set_major_formatter(lambda value, _: f"{value:.1e}" if value else "0")
     axes.set_zorder(rate.get_zorder() + 1)
-    axes.plot(steps, [entry["loss"] for entry in entries], color=CHOSEN, linewidth=1.6)
-    axes.set_xlabel("step: loss per token (left), learning rate (right, dashed)", color=MUTED)
+    axes.plot(steps, [entry["loss"] for entry in entries], **_LOSS)
+    axes.set_xlabel("step", color=MUTED)
     axes.locator_params(axis="y", nbins=4)
     return figure

@@ -39,6 +39,24 @@ class Agreement:
         """Mean overlap of random selections of these sizes: |A| |B| / N (the hypergeometric mean)."""
         return self.size_a * self.size_b / self.num_train if self.num_train else None
 
+    @property
+    def deviations(self) -> float:
+        """How many standard deviations of the hypergeometric distribution `both` is from `expected`, with its sign.
+
+        0 where `num_train` is not known, or where nothing else than `both` was possible.
+        """
+        if not self.num_train or self.num_train < 2 or self.expected is None:
+            return 0.0
+        outside = (1 - self.size_a / self.num_train) * (self.num_train - self.size_b) / (self.num_train - 1)
+        variance = self.expected * outside
+        return (self.both - self.expected) / variance**0.5 if variance > 0 else 0.0
+
+
+def agreement(a_N: Bool, b_N: Bool) -> Agreement:
+    """Of two sets among the same N rows."""
+    both = int(np.count_nonzero(a_N & b_N))
+    return Agreement(int(np.count_nonzero(a_N)), int(np.count_nonzero(b_N)), both, len(a_N))
+
 
 def shared(items_a: Int64, items_b: Int64) -> tuple[Bool, Bool]:
     """Which items of A [n] are also in B, and which of B [m] in A. Within each, items are distinct."""

@@ -15,8 +15,9 @@ from icons.plain import plain
 from icons.progress import Progress
 from icons.report.making import Provenance
 from icons.report.material import Material
+from icons.report.row_index import RowIndex, row_index
 from icons.report.sample_view import SampleView, sample_views
-from icons.report.samples import Kind
+from icons.report.samples import Kind, ranking
 from icons.report.thumbnails import Thumbnail, thumbnail
 from icons.report.traits import read_traits
 from icons.selection.consensus import percentile_ranks, thresholds
@@ -41,6 +42,7 @@ class Inputs:
     provenance: Provenance
     kinds: list[Kind]
     samples: list[SampleView]
+    rows: RowIndex | None
     scores_fingerprint: str
     stale: list[str]
     warmup_steps: int | None
@@ -85,12 +87,15 @@ def read_inputs(config: Config, names: list[str], *, asked: bool) -> Inputs:
         except BadRecordError as error:
             return plain(str(error), 400)
 
-    def picture(row: int, position: int, name: object) -> Thumbnail:
-        return thumbnail(lambda found: records.image(row, position, found), name)
+    def picture(row: int, position: int, name: object, most: int) -> Thumbnail:
+        return thumbnail(lambda found: records.image(row, position, found), name, most)
 
-    kinds, samples = sample_views(material, percentile_ranks(scores.scores, scores.valid), record, picture)
+    ranks_N = percentile_ranks(scores.scores, scores.valid)
+    order = ranking(focus.selected, scores.valid, focus.values, ranks_N)
+    kinds, samples = sample_views(material, order, record, picture)
     provenance = read_provenance(config)
-    return Inputs(material, provenance, kinds, samples, scores.fingerprint, stale, warmup_steps(config))
+    index_of_rows = row_index(material, order)
+    return Inputs(material, provenance, kinds, samples, index_of_rows, scores.fingerprint, stale, warmup_steps(config))
 
 
 def _fits(selection: StoredSelection, scores: Scores) -> bool:

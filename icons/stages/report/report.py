@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -15,6 +16,7 @@ from icons.config_file import dump_config
 from icons.data.sets import data_digest
 from icons.errors import UserError
 from icons.progress import say
+from icons.settings import settings_file
 from icons.stages.report.inputs import Inputs, read_inputs
 from icons.store.files import write_bytes, write_sealed
 from icons.store.fingerprint import as_written, digest, file_digest
@@ -22,15 +24,16 @@ from icons.store.layout import INDICES, STABILITY, RunFolder
 from icons.store.scores import read_scores_header
 from icons.store.selection import selection_names
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when the page of the same inputs changes."""
 
 
-def report(config: Config, names: list[str] | None = None, *, pdf: bool = False) -> None:
+def report(config: Config, names: list[str] | None = None, *, pdf: bool = False, path: Path | None = None) -> None:
     """Writes report/index.html and report/figures/, and last report/manifest.json, which marks them complete.
 
     About the first of `names`, compared with the others; without names about the config's selection, compared with all
-    in the run folder; with `pdf` the figures also lie there as PDF. Raises UserError when a selection is not there, or
+    in the run folder; with `pdf` the figures also lie there as PDF; `path` is the config file that the page names
+    where the run folder holds no settings. Raises UserError when a selection is not there, or
     when something that it reads is damaged or is not of this training data.
     """
     begin = time.monotonic()
@@ -46,7 +49,7 @@ def report(config: Config, names: list[str] | None = None, *, pdf: bool = False)
         say(f"report: {page}, already done")
         return
     inputs = read_inputs(config, selected, asked=bool(names))
-    files = _made(config, inputs, pdf=pdf)
+    files = _made(config, inputs, pdf=pdf, path=path)
     _remove_old(folder.report, files)
     for name, content in files.items():
         write_bytes(folder.report / name, content)
@@ -110,7 +113,7 @@ def _remove_old(folder: Path, files: dict[str, bytes]) -> None:
             path.unlink()
 
 
-def _made(config: Config, inputs: Inputs, *, pdf: bool) -> dict[str, bytes]:
+def _made(config: Config, inputs: Inputs, *, pdf: bool, path: Path | None) -> dict[str, bytes]:
     """Every file's content by its name under report/, the page last."""
     from icons.report.contents import trust_figures, what_figures, why_figures
     from icons.report.drawing import render
@@ -130,11 +133,18 @@ def _made(config: Config, inputs: Inputs, *, pdf: bool) -> dict[str, bytes]:
     }
     drawn = {shown.name: render(shown, pdf=pdf) for figures in sections.values() for shown in figures}
     files = {f"figures/{file}": body for name, each in drawn.items() for file, body in each.files(name).items()}
-    files["index.html"] = write_page({**sections, "drawn": drawn, **_words(config, inputs)})
+    files["index.html"] = write_page({**sections, "drawn": drawn, **_words(config, inputs, path)})
     return files
 
 
-def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
+def _inspect(config: Config, path: Path | None) -> str:
+    """The command that shows any row, up to its number: by the settings in the run folder, else by the config file."""
+    kept = settings_file(config.output_dir)
+    there = next((file for file in (kept, RunFolder(config.output_dir).config) if file.exists()), path or kept)
+    return f"icons inspect {shlex.quote(str(there))} --row"
+
+
+def _words(config: Config, inputs: Inputs, path: Path | None) -> dict[str, Any]:
     """What the template needs beside the figures."""
     from icons.machine import this_machine
     from icons.report.answers import answers_finding, count_answers
@@ -150,14 +160,23 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
     from icons.report.doubts import doubts
     from icons.report.helped import helped_findings
     from icons.report.making import fingerprint_table, machines_table, times_note, times_table
+    from icons.report.naming import telling_name
     from icons.report.problems import by_kind
+    from icons.report.thumbnails import LONGEST
 
     m, provenance = inputs.material, inputs.provenance
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return {
         "focus": m.focus,
-        "run": config.output_dir.name,
-        "model": Path(config.model.base).name,
+        "run": telling_name(str(config.output_dir)),
+        "run_path": str(config.output_dir),
+        "model": telling_name(config.model.base),
+        "model_path": config.model.base,
+        "count": len(m.valid),
+        "ranked": m.ranked,
+        "rows": inputs.rows,
+        "inspect": _inspect(config, path),
+        "longest": LONGEST,
         "tasks": m.tasks,
         "lead": lead(m, Path(config.train.title).name),
         "facts": facts(m),
@@ -184,5 +203,5 @@ def _words(config: Config, inputs: Inputs) -> dict[str, Any]:
         ),
         "config": dump_config(config),
         "signed": f"Made by icons {__version__}, {now}. The figures lie beside this page in figures/, as PNG and SVG "
-        "(icons report --pdf: as PDF), their numbers as CSV.",
+        "(icons report --pdf: as PDF for a paper, 6.9 and 3.3 inches wide), their numbers as CSV.",
     }

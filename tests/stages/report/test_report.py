@@ -122,8 +122,23 @@ def test_scores_and_thresholds(finished: Project, page: Element) -> None:
         [task, *(f"{value:.4f}" for value in (s.min(), np.median(s), s.max(), np.percentile(s, 80))), "20"]
         for task, s in zip(tasks, scores.T, strict=True)
     ]
-    assert [row[:-1] for row in numbers(page, "scores")] == expected
-    assert [row[-1] for row in numbers(page, "scores")] == [f"± {size:.4f}" for size in noise_by_hand(finished, tasks)]
+    found = numbers(page, "scores")
+    outside = [row.pop(-2) for row in found]
+    beyond = beyond_the_axis(scores)
+    assert outside == [str(count) for count in beyond.sum(axis=0)]
+    left, right = beyond.sum(axis=1)
+    said = f"Of {scores.size} scores {left + right} lie off the axis: {left} to the left, {right} to the right."
+    assert said in caption(page, "scores")
+    assert [row[:-1] for row in found] == expected
+    assert [row[-1] for row in found] == [f"± {size:.4f}" for size in noise_by_hand(finished, tasks)]
+
+
+def beyond_the_axis(scores: np.ndarray) -> np.ndarray:
+    """[2, K]: scores left and right of an axis that leaves out 2% at either end, before a fiftieth is added."""
+    tau = np.percentile(scores, 80, axis=0)
+    low, high = min(np.percentile(scores, 2), tau.min()), max(np.percentile(scores, 98), tau.max())
+    room = 0.02 * (high - low)
+    return np.array([(scores < low - room).sum(axis=0), (scores > high + room).sum(axis=0)])
 
 
 def noise_by_hand(finished: Project, tasks: list[str]) -> list[float]:
@@ -280,7 +295,7 @@ def test_several_selections_are_compared(copy_of_finished: Project) -> None:
     # named, in the order given, and what the page no longer has is taken away
     assert copy_of_finished.icons("report", "--selection", "vote-10").code == 0
     page = read_page(copy_of_finished.run / "report" / "index.html")
-    assert page.one("h1").text == "vote-10"
+    assert page.one("h1").text.startswith("vote-10 of ")
     assert not (copy_of_finished.run / "report" / "figures" / "selections.png").exists()
 
 
@@ -363,9 +378,57 @@ def test_figures_for_a_paper_and_their_numbers(copy_of_finished: Project) -> Non
     assert copy_of_finished.icons("report", "--pdf").code == 0
     for name in ("sources", "overlap"):
         assert (figures / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-        assert (figures / f"{name}-column.pdf").stat().st_size > 1000
+        assert width_in_inches(figures / f"{name}.pdf") == pytest.approx(6.9)
+        assert width_in_inches(figures / f"{name}-column.pdf") == pytest.approx(3.3)
         rows = list(csv.reader((figures / f"{name}.csv").read_text().splitlines()))
         assert len({len(row) for row in rows}) == 1
         assert len(rows) > 2
     assert "already done" in copy_of_finished.icons("report", "--pdf").out
     assert "already done" in copy_of_finished.icons("report").out
+
+
+def width_in_inches(pdf: Path) -> float:
+    box = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ", pdf.read_bytes())
+    assert box is not None
+    return float(box[1]) / 72
+
+
+def test_every_file_of_a_figure_carries_its_legend(finished: Project) -> None:
+    figures = finished.run / "report" / "figures"
+    wanted = {
+        "sources": ["share of the data", "share of the selection"],
+        "answers": ["in the data", "in the selection"],
+        "lengths": ["the data", "the selection"],
+        "scores": ["below", "at or above the threshold: a vote", "threshold", "reach of the noise"],
+        "votes": ["selected", "not selected", "the class that the cut divides"],
+        "overlap": ["less than by chance", "as by chance", "more", "itself, no value"],
+        "carried": ["with a vote to spare", "its vote was needed", "by chance"],
+        "gradients": ["median", "middle half of the samples", "5 to 95%", "median of the selected"],
+        "warmup": ["loss per token (left)", "learning rate (right)"],
+    }
+    assert set(wanted) == FIGURES
+    for name, keys in wanted.items():
+        root = ElementTree.parse(figures / f"{name}.svg").getroot()
+        words = ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert set(keys) <= set(words), name
+
+
+def test_the_page_names_run_and_model(finished: Project, page: Element) -> None:
+    parent = finished.run.parent.name
+    model = Path(finished.raw["model"]["base"])
+    title = page.one("title").text
+    assert title.startswith(f"vote-20 of {parent}/{finished.run.name}, model ")
+    assert title.removesuffix(" – ICONS report").endswith(model.name)
+    assert str(finished.run) in page.one("p", **{"class": "small paths"}).text
+    assert page.one("h1").text in title
+
+
+def test_of_five_rows_a_caption_draws_no_conclusion(copy_of_finished: Project) -> None:
+    for method in ("random", "vote"):
+        name = ["--set", f"selection.method={method}", "--set", f"selection.name={method}-5"]
+        assert copy_of_finished.icons("generalist", *name, "--set", "selection.percent=5").code == 0
+    assert copy_of_finished.icons("report", "--selection", "random-5", "--selection", "vote-5").code == 0
+    page = read_page(copy_of_finished.run / "report" / "index.html")
+    assert "a random draw can give" in caption(page, "selections")
+    assert "a random draw can give" in caption(page, "sources")
+    assert "By chance it would be" in caption(page, "carried")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from icons.store.fingerprint import file_digest
 from icons.store.scores import Scores, write_scores
@@ -95,7 +98,8 @@ def test_what_users_write_stays_text(nasty: Project) -> None:
     scripts = page.all("script")
     assert len(scripts) == 1
     assert "taken over" not in scripts[0].text
-    assert not [image for image in page.all("img") if not image.attributes["src"].startswith("data:image/")]
+    sources = [image.attributes["src"] for image in page.all("img") if "src" in image.attributes]
+    assert not [source for source in sources if not source.startswith("data:image/")]
     assert not [name for element in everything(page) for name in element.attributes if name.startswith("on")]
     samples = page.one("table", id="samples").text
     for text in (SCRIPT, BREAK_OUT, ARABIC, JAPANESE, "{{ 7 * 6 }}", "&lt;", "$\\alpha$ & <b>", "\ufffd"):
@@ -113,9 +117,9 @@ def test_long_texts_are_cut_and_pictures_small(nasty: Project) -> None:
     assert "All of it: 40 turns, 80,000 characters" in long.text
     assert "74,000 more characters are not on this page" in long.text
     assert len(long.text) < 9_000
-    sizes = [len(image.attributes["src"]) for image in page.all("img")]
+    sizes = [len(image.attributes["src"]) for image in page.one("table", id="samples").all("img")]
     assert len(sizes) == 4
-    assert max(sizes) < 16_100  # 12,000 bytes in base 64
+    assert max(sizes) < 53_500  # 40,000 bytes in base 64
 
 
 def everything(element: Element) -> list[Element]:
@@ -171,9 +175,17 @@ def test_in_a_browser_every_figure_is_seen(
         assert contrast(ink, paper) > 4.5
         assert shown.bounding_box()["height"] > 9
     assert visit.page.evaluate("document.documentElement.scrollWidth") == width
-    assert visit.page.title() == "vote-20 of run – ICONS report"
+    assert visit.page.title() == shown_title(request.getfixturevalue(which))
     assert visit.said == []
     assert [url for url in visit.asked if not url.startswith("data:")] == [path.as_uri()]
+
+
+def shown_title(project: Project) -> str:
+    """Folders whose name says nothing are named with the one above."""
+    base = Path(project.raw["model"]["base"])
+    base = base if base.is_absolute() else project.root / base
+    model = base.name if base.name != "model" else f"{base.parent.name}/model"
+    return f"vote-20 of {project.root.name}/run, model {model} – ICONS report"
 
 
 def contrast(one: str, other: str) -> float:
@@ -193,18 +205,19 @@ def test_in_a_browser_the_table_filters_and_pages(browser: Any, nasty: Project) 
     shown = page.locator("#samples tbody tr:visible")
     total = page.locator("#samples tbody tr").count()
     assert total == ROWS
+    here = f"{total} shown here; the data have {ROWS + 1} rows"
     assert shown.count() == 6
-    assert page.locator("#found").inner_text() == f"1 to 6 of {total} samples"
+    assert page.locator("#found").inner_text() == f"1 to 6 of the {total} shown here; the data have {ROWS + 1} rows."
     first = shown.first.inner_text()
     page.get_by_role("button", name="Previous").dispatch_event("click")  # at the beginning: nothing happens
     assert shown.first.inner_text() == first
     page.get_by_role("button", name="Next").focus()
     page.keyboard.press("Enter")
     assert shown.first.inner_text() != first
-    assert page.locator("#found").inner_text() == f"7 to 12 of {total} samples"
+    assert page.locator("#found").inner_text() == f"7 to 12 of the {here}."
     assert page.get_by_role("button", name="Next").evaluate("element => element === document.activeElement")
     page.locator("#filter [name=kind]").select_option("top")
-    assert page.locator("#found").inner_text() == "1 to 6 of 24 samples"
+    assert page.locator("#found").inner_text() == f"1 to 6 of 24 that fit, of the {here}."
     page.locator("#filter [name=kind]").select_option("")
     page.locator("#filter [name=source]").select_option(BREAK_OUT)
     assert shown.count() == 1
@@ -214,7 +227,7 @@ def test_in_a_browser_the_table_filters_and_pages(browser: Any, nasty: Project) 
     assert shown.count() == 1
     assert not page.locator("#pager").is_visible()
     page.locator("#filter [name=text]").fill("no such words")
-    assert page.locator("#found").inner_text() == "No sample fits; take a filter away."
+    assert page.locator("#found").inner_text() == f"None of the {here}. Take a filter away."
 
 
 def test_in_a_browser_without_scripts_all_samples_are_there(browser: Any, nasty: Project) -> None:
@@ -223,3 +236,69 @@ def test_in_a_browser_without_scripts_all_samples_are_there(browser: Any, nasty:
     page.goto(page_of(nasty).as_uri())
     assert page.locator("#samples tbody tr:visible").count() == ROWS
     assert not page.locator("#filter").is_visible()
+
+
+def test_in_a_browser_any_row_is_found_by_its_number(browser: Any, finished: Project) -> None:
+    visit = Visit(browser, page_of(finished))
+    field, about = visit.page.locator("#filter [name=text]"), visit.page.locator("#row")
+    selection = finished.run / "selection" / "vote-20"
+    chosen = set(json.loads((selection / "selected_indices.json").read_text())["indices"])
+    votes = load_file(selection / "votes.safetensors")["votes"]
+    shown = {int(row.get_attribute("data-row")) for row in visit.page.locator("#samples tbody tr").all()}
+    places = {}
+    for row in range(len(votes)):
+        field.fill(f"row {row}" if row % 2 else str(row))
+        about.get_by_text(f"Row {row}:").wait_for()
+        said = about.inner_text()
+        assert ("not selected by vote-20" not in said) == (row in chosen)
+        assert f" {votes[row]} of 6 votes" in said
+        assert ("It is shown below" in said) == (row in shown)
+        assert said.endswith(f"icons inspect {shlex.quote(str(finished.run / 'config.yaml'))} --row {row}")
+        places[row] = float(re.search(r"in the first ([\d.]+)%", said)[1])  # type: ignore[index]
+    assert max(places[row] for row in chosen) == 20
+    assert sorted(places.values()) == list(range(1, 101))
+    field.fill("100")
+    about.get_by_text("No row 100: the data have rows 0 to 99.").wait_for()
+    field.fill("")
+    assert about.inner_text() == ""
+    assert visit.said == []
+
+
+def test_in_a_browser_an_invalid_row_is_found_as_such(browser: Any, nasty: Project) -> None:
+    page = Visit(browser, page_of(nasty)).page
+    page.locator("#filter [name=text]").fill(str(ROWS))
+    page.get_by_text(f"Row {ROWS}: invalid, so it has no vote and is never selected.").wait_for()
+
+
+def test_in_a_browser_a_picture_opens_large(browser: Any, nasty: Project) -> None:
+    visit = Visit(browser, page_of(nasty))
+    page, large = visit.page, visit.page.locator("#large")
+    button = page.get_by_role("button", name="Open large: noise.png")
+    page.locator("#filter [name=text]").fill("taken over")
+    small = button.locator("img").bounding_box()
+    button.focus()
+    page.keyboard.press("Enter")
+    assert page.get_by_role("dialog", name="Row 0: noise.png, 900 × 700, here as").is_visible()
+    assert large.locator("img").bounding_box()["width"] > 4 * small["width"]
+    assert large.locator("img").evaluate("image => Math.max(image.naturalWidth, image.naturalHeight)") <= 512
+    page.keyboard.press("Escape")
+    assert not large.is_visible()
+    assert button.evaluate("element => element === document.activeElement")
+    button.click()
+    large.get_by_role("button", name="Close").click()
+    assert not large.is_visible()
+    button.click()
+    page.mouse.click(3, 3)
+    assert not large.is_visible()
+    assert visit.said == []
+
+
+def test_in_a_browser_a_table_that_scrolls_shows_an_edge(browser: Any, finished: Project) -> None:
+    page = Visit(browser, page_of(finished), 390).page
+    page.locator("#figure-scores summary").click()
+    table = page.locator("#figure-scores .scroll")
+    assert table.evaluate("element => element.scrollWidth > element.clientWidth")
+    with Image.open(io.BytesIO(table.screenshot())) as image:
+        seen = image.convert("RGB")
+        edge, paper = (seen.getpixel((x, seen.height - 4)) for x in (seen.width - 1, 3))
+    assert contrast(f"rgb{edge}", f"rgb{paper}") > 3
