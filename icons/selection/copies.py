@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +17,8 @@ class Copies:
 
     def see(self, row: int, record: Mapping[str, Any]) -> None:
         images = record.get("image") if record.get("image") is not None else record.get("images")
-        text = json.dumps([images, _said(record.get("conversations"))], sort_keys=True)
-        content = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        first = self._first.setdefault(content, row)
+        content = repr((images, _said(record.get("conversations"))))
+        first = self._first.setdefault(hashlib.blake2b(content.encode(), digest_size=16).digest(), row)
         if first != row:
             self.of[row] = first
 

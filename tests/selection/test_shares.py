@@ -8,6 +8,7 @@ import numpy as np
 
 from icons.selection.copies import Copies
 from icons.selection.shares import nearest_tasks, passed_over, shared_out
+from icons.stages.generalist.copies import MOST_COPIES, MOST_SHARDS, of_few_shards
 from tests.conftest import Project
 from tests.reference.selection import generalist
 
@@ -33,6 +34,17 @@ def test_copies_have_the_same_pictures_and_words() -> None:
     copies.see(8, {"id": 3, "image": "x.png", "conversations": [dict(turns[0], value=" a? "), turns[1]]})
     copies.see(9, {"id": 4, "image": "x.png", "conversations": [turns[0], dict(turns[1], value="c")]})
     assert copies.of == {8: 3}
+
+
+def test_few_copiesof_few_shards_stand_for_all() -> None:
+    starts = np.arange(0, 10_000, 100)
+    rows = np.random.default_rng(0).permutation(10_000)[:6_000].tolist()
+    chosen = of_few_shards(sorted(zip(rows[::2], rows[1::2], strict=True)), starts)
+    assert len({row // 100 for pair in chosen for row in pair}) <= MOST_SHARDS
+    assert len(chosen) > MOST_SHARDS // 2
+    within = [(row, row + 1) for row in range(0, 1_600, 2)]
+    assert len(of_few_shards(within[:400], starts)) == 400
+    assert 250 < len(of_few_shards(within, starts)) <= MOST_COPIES
 
 
 def test_generalist_counts_copies_and_warns_of_tasks_passed_over(project: Project) -> None:
