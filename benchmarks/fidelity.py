@@ -108,18 +108,18 @@ def main(
     if last:
         names = [f"last-{n}" for n in last.split(",")]
         settings |= {"dim": sizes[-1], "last": last, "rounds": rounds}
-        found = _kept(json_file, settings)
-        for seed in range(len(found), models):
+        outcomes = _kept(json_file, settings)
+        for seed in range(len(outcomes), models):
             with tempfile.TemporaryDirectory() as name:
                 model, drawn, source = one(Path(name), seed)
                 train, target = exact_gradients(model, source), targets(model, drawn)
                 rows = last_layers.lost(train, target, names, depth, sizes[-1], seeds, percent, drawn)
                 costs = last_layers.costs(model, source, names, sizes[-1], rounds) if seed == 0 else []
-            found.append({"seed": seed, "rows": rows, "costs": costs})
+            outcomes.append({"seed": seed, "rows": rows, "costs": costs})
             if json_file is not None:  # after each model, which takes minutes
-                content = {"summary": last_layers.summary(found), "models": found, "settings": settings, **facts}
+                content = {"summary": last_layers.summary(outcomes), "models": outcomes, "settings": settings, **facts}
                 json_file.write_text(json.dumps(content, indent=1) + "\n")
-        typer.echo("\n".join(last_layers.table(found)))
+        typer.echo("\n".join(last_layers.table(outcomes)))
         return
     with tempfile.TemporaryDirectory() as name:
         model, drawn, source = one(Path(name), 0)

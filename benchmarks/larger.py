@@ -61,12 +61,12 @@ def tokens(config: ModelConfig, bare: Any, card: float, cards: int) -> int | Non
     each, token = weight_bytes(config, bare, layers[0]), token_bytes(shape) // shape.layers
     beside = weight_bytes(config, bare) - each * len(layers)
     owners = [place.index for name, place in places.items() if ".language_model.layers." in name]
-    found = []
+    counts = []
     for number in set(owners):
         count = owners.count(number)
         left = free[number or 0] - count * each - (0 if number else beside)
-        found.append(tokens_that_fit(left, count * token))
-    return min(found)
+        counts.append(tokens_that_fit(left, count * token))
+    return min(counts)
 
 
 def main(

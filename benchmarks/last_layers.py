@@ -31,8 +31,8 @@ Row = dict[str, Any]
 
 def restricted(gradients: Gradients, layers: str, total: int) -> Gradients:
     """The tensors that count; what the engine gives them is the same (tests/gradients/test_layers.py)."""
-    wanted = counted(gradients, layers, total)
-    return {name: grads for name, grads in gradients.items() if name in wanted}
+    counting = counted(gradients, layers, total)
+    return {name: grads for name, grads in gradients.items() if name in counting}
 
 
 def lost(
@@ -43,10 +43,11 @@ def lost(
     wrong = {row for row, source in enumerate(drawn.sources.values()) if source == WRONG}
     rows: list[Row] = []
 
-    def add(layers: str, size: int, seed: int | None, found: Outcome) -> None:
-        shares = {f"{name}_wrong": len(found.selected[name] & wrong) / len(found.selected[name]) for name in METHODS}
+    def add(layers: str, size: int, seed: int | None, outcome: Outcome) -> None:
+        selected = outcome.selected
+        shares = {f"{name}_wrong": len(selected[name] & wrong) / len(selected[name]) for name in METHODS}
         how = {"layers": layers, "parameters": size, "dim": None if seed is None else dim, "seed": seed}
-        rows.append({**how, **compare(exact, found), **shares})
+        rows.append({**how, **compare(exact, outcome), **shares})
 
     for layers in [ALL, *names]:
         ours, theirs = (restricted(each, layers, total) for each in (train, target.gradients))

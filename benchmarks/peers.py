@@ -183,38 +183,38 @@ def race(
     exact.turn(folder / "exact.npy")
     exact.end()
     cosines = np.load(folder / "exact.npy")
-    found: dict[str, Any] = {}
+    contestants: dict[str, Any] = {}
     for name, contestant in running.items():
         path = folder / f"{name}.npy"
         first = contestant.turn(path)
         error = None if name == "autograd" else cosine_error(np.load(path), cosines)  # its rows are norms
         dim = None if name == "autograd" else first["shape"][1]
-        found[name] = {"dim": dim, "cosine_rmse": error, "first_cpu_s": first["cpu_s"], "cpu_s": [], "wall_s": []}
+        contestants[name] = {"dim": dim, "cosine_rmse": error, "first_cpu_s": first["cpu_s"], "cpu_s": [], "wall_s": []}
     for turn in range(rounds):
         for name in sorted(running, reverse=turn % 2 == 1):
             took = running[name].turn()
             for key in ("cpu_s", "wall_s"):
-                found[name][key].append(took[key])
-            found[name]["peak_bytes"] = took["peak_bytes"]
+                contestants[name][key].append(took[key])
+            contestants[name]["peak_bytes"] = took["peak_bytes"]
     for contestant in running.values():
         contestant.end()
-    return found, versions
+    return contestants, versions
 
 
-def summarise(found: dict[str, Any], samples: int) -> None:
+def summarise(contestants: dict[str, Any], samples: int) -> None:
     """Adds rates and, of every contestant but icons, how many times its CPU seconds icons' are contained in them."""
-    for name, one in found.items():
+    for name, one in contestants.items():
         one["samples_per_cpu_s"] = samples / statistics.median(one["cpu_s"])
         one["samples_per_s"] = samples / statistics.median(one["wall_s"])
-        if name != "icons" and "icons" in found:
-            pairs = zip(one["cpu_s"], found["icons"]["cpu_s"], strict=True)
+        if name != "icons" and "icons" in contestants:
+            pairs = zip(one["cpu_s"], contestants["icons"]["cpu_s"], strict=True)
             one["icons_times_as_fast"] = statistics.median(theirs / ours for theirs, ours in pairs)
 
 
-def show(found: dict[str, Any]) -> None:
+def show(contestants: dict[str, Any]) -> None:
     head = f"{'':<16}{'samples/CPU s':>14}{'samples/s':>11}{'icons is':>10}{'peak MiB':>10}{'d':>7}{'RMSE':>9}"
     typer.echo(head)
-    for name, one in found.items():
+    for name, one in contestants.items():
         ratio = f"{one['icons_times_as_fast']:.2f} x" if "icons_times_as_fast" in one else ""
         error = f"{one['cosine_rmse']:.4f}" if one["cosine_rmse"] is not None else ""
         typer.echo(
@@ -278,15 +278,15 @@ def main(
             f"{len(options['batches'])} batches\n"
         )
         contestants = [name for name in names if name not in missing]
-        found, versions = race(contestants, place, options, folder.absolute(), rounds)
-    summarise(found, samples)
-    show(found)
+        results, versions = race(contestants, place, options, folder.absolute(), rounds)
+    summarise(results, samples)
+    show(results)
     if json_file is not None:
         settings = {"samples": samples, "shortest": shortest, "longest": longest, "share": share, "rank": rank}
         settings |= {"tokens": sum(lengths), "matrices": matrices, "width": width, "dim": dim, "rounds": rounds}
         settings |= {"tokens_per_batch": tokens_per_batch, "model": shape}
         facts["versions"] |= versions
-        json_file.write_text(json.dumps({"contestants": found, "settings": settings, **facts}, indent=1) + "\n")
+        json_file.write_text(json.dumps({"contestants": results, "settings": settings, **facts}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

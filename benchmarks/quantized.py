@@ -83,13 +83,13 @@ def one_seed(base: Base, folder: Path, drawn: VqaSet, seed: int, steps: int, per
     same = folder / "same"
     learned(base, drawn, steps, seed, same)
     exact = outcome_of(attach_adapter(base.load(), same), drawn, percent)
-    found = {}
+    outcomes = {}
     for name, bits, whose in COMPARED:
         other, adapter = replace(base, bits=bits), same if whose == "same" else folder / name
         if whose != "same":
             learned(other, drawn, steps, seed + 1000 * (whose == "other"), adapter)
-        found[name] = compare(exact, outcome_of(attach_adapter(other.load(), adapter), drawn, percent))
-    return found
+        outcomes[name] = compare(exact, outcome_of(attach_adapter(other.load(), adapter), drawn, percent))
+    return outcomes
 
 
 def main(

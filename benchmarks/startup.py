@@ -62,12 +62,12 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         missing = str(Path(temporary) / "missing.yaml")
         bare = {"python -c pass": ["-c", "pass"], "python -c 'import torch'": ["-c", "import torch"]}
-        found = {name: seconds(arguments, rounds) for name, arguments in bare.items()}
-        for name, taken in found.items():
+        times = {name: seconds(arguments, rounds) for name, arguments in bare.items()}
+        for name, taken in times.items():
             typer.echo(f"{name:<26}{taken:6.2f} s")
         typer.echo(f"\n{'seconds':<16}{'--help':>10}{'no such file':>14}{'finished run':>14}")
-        found["icons"] = seconds(["-m", "icons", "--help"], rounds)
-        typer.echo(f"{'icons':<16}{found['icons']:>10.2f}")
+        times["icons"] = seconds(["-m", "icons", "--help"], rounds)
+        typer.echo(f"{'icons':<16}{times['icons']:>10.2f}")
         for command in only or COMMANDS:
             finished = COMMANDS[command]
             row = {"help": seconds(["-m", "icons", command, "--help"], rounds)}
@@ -77,11 +77,11 @@ def main(
             if finished and run:
                 given = [str(run) if part == CONFIG else part for part in finished]
                 row["finished"] = seconds(["-m", "icons", command, *given], rounds)
-            found[command] = row
+            times[command] = row
             cells = [f"{row[key]:.2f}" if key in row else "" for key in ("help", "missing", "finished")]
             typer.echo(f"{command:<16}{cells[0]:>10}{cells[1]:>14}{cells[2]:>14}")
     if results:
-        results.write_text(json.dumps(facts | {"results": found}, indent=1) + "\n")
+        results.write_text(json.dumps(facts | {"results": times}, indent=1) + "\n")
 
 
 def seconds(arguments: list[str], rounds: int, code: int = 0) -> float:

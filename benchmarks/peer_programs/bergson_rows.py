@@ -16,9 +16,9 @@ from served import Rows, samples, serve, touched
 
 def load(folder: Path, options: dict[str, Any]) -> Rows:
     """`projection`: per_module (width^2 numbers a LoRA matrix, two-sided) or global (dim numbers, a dense matrix)."""
-    found = samples(folder)
-    lengths = [len(sample["input_ids"]) for sample in found]
-    data = Dataset.from_list([sample | {"length": length} for sample, length in zip(found, lengths, strict=True)])
+    tokenised = samples(folder)
+    lengths = [len(sample["input_ids"]) for sample in tokenised]
+    data = Dataset.from_list([sample | {"length": length} for sample, length in zip(tokenised, lengths, strict=True)])
     target = options["projection"]
     dim = options["width"] if target == "per_module" else options["dim"]
     numbers = itertools.count()

@@ -65,8 +65,8 @@ def _version(package: str) -> str:
 
 def samples(folder: Path) -> list[dict[str, list[int]]]:
     """`input_ids` and `labels` of each sample, of the same positions, IGNORE where nothing is to be predicted."""
-    found: list[dict[str, list[int]]] = json.loads((folder / "samples.json").read_text())
-    return found
+    tokenised: list[dict[str, list[int]]] = json.loads((folder / "samples.json").read_text())
+    return tokenised
 
 
 def adapted(folder: Path) -> Any:
@@ -100,6 +100,6 @@ def padded(chosen: list[dict[str, list[int]]]) -> tuple[torch.Tensor, torch.Tens
 
 def sum_of_means(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The sum over samples of each sample's mean token loss: its gradients are those of the samples, unscaled."""
-    wanted = labels[:, 1:]
-    each = F.cross_entropy(logits[:, :-1].flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=IGNORE)
-    return (each.view_as(wanted).sum(1) / (wanted != IGNORE).sum(1)).sum()
+    targets = labels[:, 1:]
+    each = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORE)
+    return (each.view_as(targets).sum(1) / (targets != IGNORE).sum(1)).sum()

@@ -19,16 +19,16 @@ _LAST = re.compile(r"last-([1-9][0-9]{0,4})")
 
 def last_layers(layers: str) -> int | None:
     """N of `last-N`, None of `all`. Raises ValueError for anything else."""
-    found = _LAST.fullmatch(layers)
-    if found is None and layers != ALL:
+    match = _LAST.fullmatch(layers)
+    if match is None and layers != ALL:
         raise ValueError(f"{layers!r} is neither 'all' nor 'last-N', such as last-8")
-    return int(found[1]) if found else None
+    return int(match[1]) if match else None
 
 
 def decoder_layers(config: Any) -> int | None:
     """How many layers the language model of a Hugging Face config has; None where it does not say."""
-    found = getattr(config.get_text_config(), "num_hidden_layers", None)
-    return found if isinstance(found, int) else None
+    number = getattr(config.get_text_config(), "num_hidden_layers", None)
+    return number if isinstance(number, int) else None
 
 
 def counted(paths: Collection[str], layers: str, total: int | None) -> set[str]:
@@ -48,10 +48,10 @@ def counted(paths: Collection[str], layers: str, total: int | None) -> set[str]:
         raise ValueError(f"layers {layers}: the model's config does not tell how many layers {lists[0]} has; use all")
     if last > total:
         raise ValueError(f"layers {layers}: the model has {total} decoder layers; ask for at most last-{total}, or all")
-    found = {path for path, (_, number) in numbers.items() if number >= total - last}
-    if not found:
+    last_paths = {path for path, (_, number) in numbers.items() if number >= total - last}
+    if not last_paths:
         raise ValueError(f"layers {layers}: none of the last {last} of {total} decoder layers has a LoRA; use all")
-    return found
+    return last_paths
 
 
 def _number(path: str, layers: str) -> tuple[str, int]:

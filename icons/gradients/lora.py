@@ -94,8 +94,8 @@ def lora_pairs(model: nn.Module, layers: str = ALL) -> list[LoraPair]:
     if not pairs:
         raise ValueError("the model has no LoRA layers")
     total = None if layers == ALL else decoder_layers(model.config)
-    wanted = counted([pair.name for pair in pairs], layers, total)
-    return [pair if pair.name in wanted else replace(pair, counts=False) for pair in pairs]
+    counting = counted([pair.name for pair in pairs], layers, total)
+    return [pair if pair.name in counting else replace(pair, counts=False) for pair in pairs]
 
 
 def _dtype_beside(model: nn.Module) -> torch.dtype:

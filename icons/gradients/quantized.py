@@ -36,8 +36,8 @@ def dense_weight(layer: Any, dtype: torch.dtype) -> Tensor:
         return weight_OI.to(dtype)
     # A row's largest number stands for 127; bitsandbytes moves the rows' scales from the weight to the layer's state.
     scales_O = layer.state.SCB if getattr(layer.weight, "SCB", None) is None else layer.weight.SCB
-    found: Tensor = layer.weight.data.to(dtype).mul_(scales_O.float().div(127).unsqueeze(1))
-    return found
+    dense_OI: Tensor = layer.weight.data.to(dtype).mul_(scales_O.float().div(127).unsqueeze(1))
+    return dense_OI
 
 
 def product(layer: Any, x: Tensor) -> Tensor:

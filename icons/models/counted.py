@@ -39,11 +39,11 @@ def counted_lora(config: Config, adapter: Path | None) -> CountedLora:
 
     total = decoder_layers(hugging_face_config(config.model))
     try:
-        wanted = counted(sizes, layers, total)
+        counting = counted(sizes, layers, total)
     except ValueError as error:
         raise UserError(f"gradients.{error}") from None
     text = f"the last {last_layers(layers)} of {total} layers"
-    return CountedLora(everything, sum(sizes[name] for name in wanted), text)
+    return CountedLora(everything, sum(sizes[name] for name in counting), text)
 
 
 def _fresh(config: Config) -> dict[str, int]:

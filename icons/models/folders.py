@@ -45,11 +45,11 @@ def require_plain_weights(folder: Path) -> None:
     try:
         settings: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         inner = settings.get("text_config") or {}
-        found = settings.get("quantization_config") or inner.get("quantization_config")
+        quantised = settings.get("quantization_config") or inner.get("quantization_config")
     except (OSError, ValueError, RecursionError, AttributeError):
         return
-    if found:
-        how = found.get("quant_method") if isinstance(found, dict) else None
+    if quantised:
+        how = quantised.get("quant_method") if isinstance(quantised, dict) else None
         raise UserError(
             f"model.base: {folder} holds weights that are quantised already ({in_line(how or 'quantization_config')}), "
             "which are not read; name the model's folder of plain weights, and set model.quantization: 8bit or 4bit"

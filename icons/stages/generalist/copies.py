@@ -31,9 +31,9 @@ def alike(config: Config, copies: Copies) -> dict[str, int]:
         return {}
     index, memory, kept = read_index(path), Memory(), dict[int, Array]()
     pairs = of_few_shards(sorted(copies.of.items()), np.array([shard.start for shard in index.shards]))
-    wanted = np.array(sorted({row for pair in pairs for row in pair}), np.int64)
+    rows = np.array(sorted({row for pair in pairs for row in pair}), np.int64)
     for shard in index.shards:
-        here = wanted[(wanted >= shard.start) & (wanted < shard.stop)]
+        here = rows[(rows >= shard.start) & (rows < shard.stop)]
         if len(here):
             try:
                 grads = shard.read(index.folder, recompute(shard), ["grads"], memory)["grads"]

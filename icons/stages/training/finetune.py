@@ -73,9 +73,9 @@ def choose(
     path = indices or folder.selection(name) / INDICES
     if indices is None and not path.is_file():
         there = sorted(each.parent.name for each in folder.selections.glob(f"*/{INDICES}"))
-        known = f" (there are {', '.join(there)})" if there else ""
+        names = f" (there are {', '.join(there)})" if there else ""
         raise UserError(
-            f"no selection {name} in {folder.selections}{known}; run `icons generalist` first, or choose with "
+            f"no selection {name} in {folder.selections}{names}; run `icons generalist` first, or choose with "
             "--selection NAME, --indices FILE or --everything"
         )
     rows_listed = read_indices(path)
