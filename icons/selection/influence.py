@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 Float32 = npt.NDArray[np.float32]
 
@@ -43,6 +42,8 @@ def influence_scores(unit_ND: npt.NDArray[np.float16], directions_TD: Float32) -
     many threads a library was started with. The few directions stand on the left: the other way round the product of a
     matrix this narrow takes one and a half to two times as long.
     """
+    import torch
+
     rows_ND = torch.from_numpy(unit_ND)
     directions = torch.from_numpy(directions_TD).clone()  # in torch's own memory, aligned as in every run
     scores_TN = torch.empty(len(directions_TD), len(unit_ND))
@@ -57,6 +58,8 @@ def influence_scores(unit_ND: npt.NDArray[np.float16], directions_TD: Float32) -
 
 def influence_matrix(unit_ND: npt.NDArray[np.float16], unit_MD: npt.NDArray[np.float16]) -> Float32:
     """Cosines [n, M] of training with validation rows."""
+    import torch
+
     matrix: Float32 = (torch.from_numpy(unit_ND).float() @ torch.from_numpy(unit_MD).float().T).numpy()
     return matrix
 

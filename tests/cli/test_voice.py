@@ -77,3 +77,15 @@ def test_a_config_that_is_not_there_is_told_before_torch_is_loaded(command: str,
     )
     assert done.returncode == 0, done.stderr
     assert "none.yaml: cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train-grads", "merge", "val-grads", "specialist", "generalist"])
+def test_a_finished_stage_says_so_without_torch(command: str, finished: Project) -> None:
+    code = (
+        "import sys\nfrom icons.cli import main\n"
+        "try:\n main(sys.argv[1:])\nexcept SystemExit as stop:\n assert not stop.code\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command, finished.config], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "already done" in done.stdout
