@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from icons.models.tiny import build_tiny_llava
 from tests.cli.test_cli import COMMANDS
 from tests.conftest import ROOT, Project
 from tests.warm import ran
@@ -71,6 +72,24 @@ def test_the_costs_of_the_methods(tmp_path: Path) -> None:
     assert found.keys() == set(names)
     assert all(taken["seconds"] > 0 and taken["peak_bytes"] > 0 for taken in found.values())
     assert found["spice"]["notes"]["spice"]["rows"] == 60
+
+
+def test_the_memory_of_exact_influence_in_its_smallest_form() -> None:
+    line = ran(BENCHMARKS / "exact_memory.py", "--counts", "1", "--samples", 8).splitlines()[-1]
+    assert line.split()[:2] == ["1", "tasks:"]
+    assert line.endswith("of which mean gradients 9.5 MiB")
+
+
+def test_how_good_the_influence_is_in_its_smallest_form(tmp_path: Path) -> None:
+    build_tiny_llava(tmp_path / "quality" / "model")  # a folder that has a model keeps it: untaught here
+    options = ["--records", 60, "--halves", 3, "--workers", 1, "--json", tmp_path / "q.json"]
+    ran(BENCHMARKS / "quality.py", "--folder", tmp_path / "quality", *options)
+    results = json.loads((tmp_path / "q.json").read_text())["results"]
+    assert {"sgd, exact", "sgd, sketched"} <= results["influence"].keys()
+    for row in results["influence"].values():
+        assert -1 <= row["lds"]["low"] <= row["lds"]["high"] <= 1
+        assert 0 <= row["same_task"]["mean"] <= 1
+    assert all(0 <= area <= 1 for area in results["wrong_answers"].values())
 
 
 def test_how_soon_commands_answer(finished: Project, tmp_path: Path) -> None:
