@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 from tests.test_rooms import FLOORS, STAGES, room_arrows  # noqa: E402
 
 BASE = FLOORS[-1]
-WIDTH, HEIGHT, STEP, LANE, GAP = 1.5, 0.46, 1.0, 0.3, 0.24
+WIDTH, HEIGHT, STEP, LANE, GAP = 1.75, 0.46, 1.0, 0.3, 0.24
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#9a7209", "#3f6f9f", "#7a5195", "#444444", "#2f6f6f")
 
 Arrow = tuple[str, str]

@@ -23,16 +23,12 @@ from icons.gradients.types import sgd
 from icons.models.adapters import attach_fresh_lora
 from icons.models.loading import load_base
 from icons.models.vlm import VisionLanguageModel
-from tests.reference.gradients import randomise_lora, sequential_gradients
+from tests.reference.gradients import random_lora_model, randomise_lora, sequential_gradients
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> VisionLanguageModel:
-    config = ModelConfig(base=str(tiny_model), dtype="float32", device="cpu", lora=LoraConfig(r=4, alpha=8))
-    model = attach_fresh_lora(load_base(config), config.lora)
-    model.peft.requires_grad_(False).eval()
-    randomise_lora(model.peft)
-    return model
+    return random_lora_model(tiny_model)
 
 
 @pytest.fixture(scope="module")

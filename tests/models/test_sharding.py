@@ -29,20 +29,12 @@ from icons.models.loading import load_base
 from icons.models.sharding import move_inputs
 from icons.models.vlm import VisionLanguageModel
 from tests.models.second_device import HERE, THERE, SecondDevice, move_there, numbers
-from tests.reference.gradients import randomise_lora
-
-
-def plain_model(folder: Path) -> VisionLanguageModel:
-    config = ModelConfig(base=str(folder), dtype="float32", device="cpu", lora=LoraConfig(r=4, alpha=8))
-    model = attach_fresh_lora(load_base(config), config.lora)
-    model.peft.requires_grad_(False).eval()
-    randomise_lora(model.peft)
-    return model
+from tests.reference.gradients import random_lora_model, randomise_lora
 
 
 def over_two_devices(folder: Path, *, moving: bool = True, back: bool = False) -> VisionLanguageModel:
     """The last decoder layer there and all else here; without `back` norm and head lie there too."""
-    model = plain_model(folder)
+    model = random_lora_model(folder)
     inside = "model.language_model"
     assert len(model.base.get_decoder().layers) == 2
     here = ["model.vision_tower", "model.multi_modal_projector", f"{inside}.embed_tokens", f"{inside}.layers.0"]
@@ -57,7 +49,7 @@ def over_two_devices(folder: Path, *, moving: bool = True, back: bool = False) -
 
 @pytest.fixture(scope="module")
 def batch(tiny_model: Path, drawn: Path) -> Batch:
-    inputs = plain_model(tiny_model).inputs
+    inputs = random_lora_model(tiny_model).inputs
     source = DataSource(open_records(drawn / "data" / "train.json", drawn / "data" / "images"), inputs)
     samples, _ = source.samples(range(len(source.records)))
     chosen = [s for s in samples if not s.images][:3] + [s for s in samples if s.images][:5]
@@ -73,7 +65,7 @@ def sketched(model: VisionLanguageModel, batch: Batch) -> Rows:
 
 @pytest.mark.parametrize("back", [True, False])
 def test_rows_are_those_of_one_device(back: bool, tiny_model: Path, batch: Batch) -> None:
-    expected = sketched(plain_model(tiny_model), batch)
+    expected = sketched(random_lora_model(tiny_model), batch)
     model = over_two_devices(tiny_model, back=back)
     with SecondDevice() as second:
         assert {pair.device for pair in model.lora_pairs()} == {HERE, THERE}
@@ -85,7 +77,7 @@ def test_rows_are_those_of_one_device(back: bool, tiny_model: Path, batch: Batch
 
 
 def test_exact_rows_and_sums_are_those_of_one_device(tiny_model: Path, batch: Batch) -> None:
-    plain, model = plain_model(tiny_model), over_two_devices(tiny_model)
+    plain, model = random_lora_model(tiny_model), over_two_devices(tiny_model)
     generator = torch.Generator().manual_seed(0)
     shapes = {name: weight.numel() for pair in plain.lora_pairs() for name, weight in pair.tensors}
     directions = {name: torch.randn(3, size, generator=generator) for name, size in shapes.items()}
@@ -116,7 +108,7 @@ def same(found: Rows, expected: Rows) -> None:
 
 
 def test_answers_are_those_of_one_device(tiny_model: Path, batch: Batch) -> None:
-    plain, model = plain_model(tiny_model), over_two_devices(tiny_model)
+    plain, model = random_lora_model(tiny_model), over_two_devices(tiny_model)
     with torch.no_grad():
         expected = teacher_forced(plain.hidden_states(batch), plain.head, batch.labels)
         with SecondDevice():
@@ -152,7 +144,7 @@ def test_a_model_is_read_by_a_map_and_keeps_torchs_own_hooks_alone(
     model = attach_fresh_lora(loaded, config.lora)
     model.peft.requires_grad_(False).eval()
     randomise_lora(model.peft)
-    same(sketched(model, batch), sketched(plain_model(tiny_model), batch))
+    same(sketched(model, batch), sketched(random_lora_model(tiny_model), batch))
 
 
 CARD = 24e9
@@ -226,10 +218,10 @@ def test_two_gpus_give_the_rows_of_a_cpu(tiny_model: Path, batch: Batch) -> None
     config = ModelConfig(base=str(tiny_model), dtype="float32", device_map="auto", lora=LoraConfig(r=4, alpha=8))
     model = attach_fresh_lora(load_base(config), config.lora)
     model.peft.requires_grad_(False).eval()
-    for name, parameter in plain_model(tiny_model).peft.named_parameters():
+    for name, parameter in random_lora_model(tiny_model).peft.named_parameters():
         if "lora_" in name:
             model.peft.get_parameter(name).data.copy_(parameter)
     assert len({pair.device for pair in model.lora_pairs()}) == 2
-    rows, expected = sketched(model, batch).to_host(torch.float32)(), sketched(plain_model(tiny_model), batch)
+    rows, expected = sketched(model, batch).to_host(torch.float32)(), sketched(random_lora_model(tiny_model), batch)
     torch.testing.assert_close(rows.values_BD, expected.values_BD, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(rows.norms_B, expected.norms_B, rtol=1e-3, atol=0)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from inspect import signature
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from icons.config import LoraConfig, ModelConfig
 from icons.data.batches import Batch, make_batch, stack_images
 from icons.data.samples import DataSource, Sample
+from icons.models.adapters import attach_fresh_lora
+from icons.models.loading import load_base
 from icons.models.vlm import VisionLanguageModel
+
+
+def random_lora_model(folder: Path) -> VisionLanguageModel:
+    """A model folder's model, frozen, float32 on the CPU, with a LoRA (r 4) in which nothing is zero."""
+    config = ModelConfig(base=str(folder), dtype="float32", device="cpu", lora=LoraConfig(r=4, alpha=8))
+    model = attach_fresh_lora(load_base(config), config.lora)
+    model.peft.requires_grad_(False).eval()
+    randomise_lora(model.peft)
+    return model
 
 
 def sequential_gradients(
