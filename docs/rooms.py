@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 from tests.test_rooms import FLOORS, STAGES, room_arrows  # noqa: E402
 
 BASE = FLOORS[-1]
-WIDTH, HEIGHT, STEP, LANE, GAP = 1.75, 0.46, 1.0, 0.3, 0.24
+WIDTH, HEIGHT, STEP, LANE, GAP = 2.0, 0.46, 1.0, 0.3, 0.24
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0578d", "#9a7209", "#3f6f9f", "#7a5195", "#444444", "#2f6f6f")
 
 Arrow = tuple[str, str]
@@ -192,7 +192,7 @@ def draw(counts: dict[Arrow, int]) -> Any:
     for name in level:
         x, y = at[name]
         box(x, y, WIDTH, HEIGHT, 2, facecolor="white", edgecolor=colour[name], linewidth=1.3)
-        axes.text(x, y, name.removeprefix("stages/"), ha="center", va="center", fontsize=10, zorder=3)
+        axes.text(x, y, name.removeprefix("stages/"), ha="center", va="center", fontsize=8.5, zorder=3)
     wide = (2 * half - 0.3) / len(BASE)
     for number, name in enumerate(BASE):
         x = middle + (number - (len(BASE) - 1) / 2) * wide
