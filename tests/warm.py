@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shlex
 import signal
 import socketserver
 import subprocess
@@ -95,7 +96,10 @@ def icons_for_the_shell() -> Iterator[Path]:
     """A folder with a program `icons` for the front of PATH, which has the command run in a fork and waits for it."""
     with tempfile.TemporaryDirectory() as name:
         folder, address = Path(name), str(Path(name) / "door")
-        (folder / "icons").write_text(f"#!{sys.executable} -IS\n{CALLER.format(address=address)}")
+        (folder / "caller.py").write_text(CALLER.format(address=address))
+        call = shlex.join([sys.executable, "-IS", str(folder / "caller.py")])
+        # Not by a first line of Python's own: the path of its environment may have a space.
+        (folder / "icons").write_text(f'#!/bin/sh\nexec {call} "$@"\n')
         (folder / "icons").chmod(0o755)
         with socketserver.ThreadingUnixStreamServer(address, _Called) as server:
             threading.Thread(target=server.serve_forever, args=(0.02,)).start()
