@@ -55,6 +55,9 @@ aten = torch.ops.aten
 IN_PLACE = {aten.addmm_: _formula(aten.addmm), aten.baddbmm_: _formula(aten.baddbmm)}  # torch's counter has neither
 FORMULAS: dict[Any, Callable[..., int]] = {**flop_registry, **IN_PLACE}
 
+NOTHING = ("aten::empty", "aten::new_empty", "aten::_unsafe_view")
+"""Operations that neither read nor write."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -94,8 +97,9 @@ class Count(TorchDispatchMode):
         if func.overloadpacket.__name__ == "_local_scalar_dense":
             return True  # the one question of a batch: are all positions in a row
         out = func(*args, **kwargs or {})
-        if not getattr(func, "is_view", False) and not func.name().startswith(("aten::empty", "aten::_unsafe_view")):
-            tensors = [each for each in tree_flatten((args, kwargs, out))[0] if isinstance(each, Tensor)]
+        if not getattr(func, "is_view", False) and not func.name().startswith(NOTHING):
+            read = {name: value for name, value in (kwargs or {}).items() if name != "out"}
+            tensors = [each for each in tree_flatten((args, read, out))[0] if isinstance(each, Tensor)]
             if any(tensor.device.type == "meta" for tensor in tensors):
                 packet = func.overloadpacket
                 flop = FORMULAS[packet](*args, **kwargs or {}, out_val=out) if packet in FORMULAS else 0
@@ -118,7 +122,8 @@ class Count(TorchDispatchMode):
             return "products of each sample"
         if name not in ("mm", "addmm", "addmm_", "convolution"):
             return "element-wise"
-        thin = any(tensor.dim() == 2 and self.rank in tensor.shape for tensor in tensors)
+        ranks = {self.rank, 2 * self.rank, 3 * self.rank}  # layers that read one input share the product with A
+        thin = any(tensor.dim() == 2 and ranks.intersection(tensor.shape) for tensor in tensors)
         return "thin LoRA products" if thin else "products with the base's weights"
 
 
@@ -224,8 +229,11 @@ def count_batch(
         count.part = ""
 
     parts = fused_on_paper(count, model.base.get_decoder()) if fused else nullcontext()
+    pairs = model.lora_pairs(layers)
+    for pair in pairs:
+        _ = pair.siblings.stacked, pair.scaled_b  # made once, not for every batch
     with count, attention_of_a_gpu(), parts:
-        backpropagate(model.forward_pass(model.lora_pairs(layers), batch), sketch)
+        backpropagate(model.forward_pass(pairs, batch), sketch)
     for hook in hooks:
         hook.remove()
     return count.costs

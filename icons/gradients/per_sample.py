@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from icons.gradients.lora import LoraPair, Sink, per_sample_gradients
+from icons.gradients.adapted import Sink, per_sample_gradients
+from icons.gradients.lora import LoraPair
 from icons.gradients.transfer import to_device
 
 IGNORE = -100  # torch's own ignore_index

@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, rotate_half
 
 from icons.gradients.per_sample import IGNORE
 
 
-def prunable_layer(language_model: Any) -> nn.Module | None:
+def prunable_layer(language_model: Any) -> Any:
     """The last layer when it is a plain Llama layer, whose arithmetic is known here; None otherwise."""
-    layer: nn.Module | None = getattr(language_model, "layers", [None])[-1]
+    layer = getattr(language_model, "layers", [None])[-1]
     return layer if type(layer) is LlamaDecoderLayer else None
 
 

@@ -42,7 +42,9 @@ class VisionLanguageModel:
 
     def lora_pairs(self, layers: str = ALL) -> list[LoraPair]:
         """All of them, of which those of `layers` count; a ValueError when the model has not so many."""
-        return lora_pairs(self.peft, layers)
+        last = prunable_layer(self.base.get_decoder())
+        # Run at the labelled positions alone, its queries read another input than its keys.
+        return lora_pairs(self.peft, layers, apart=[] if last is None else [last.self_attn.q_proj])
 
     def forward_pass(self, pairs: list[LoraPair], batch: Batch) -> ForwardPass:
         """How to run the batch; the last layer only where a label is, when that is `SHORT_ANSWERS` of it or less."""

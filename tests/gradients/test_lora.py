@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from icons.gradients.lora import LoraPair, per_sample_gradients
+from icons.gradients.adapted import per_sample_gradients
+from icons.gradients.lora import LoraPair
+from icons.gradients.siblings import Siblings
 
 WIDE, OUT, RANK, SCALING = 96, 160, 8, 1 / 3
 
@@ -15,7 +17,7 @@ WIDE, OUT, RANK, SCALING = 96, 160, 8, 1 / 3
 def layer(dtype: torch.dtype, *, bias: bool) -> LoraPair:
     torch.manual_seed(0)
     base, a, b = nn.Linear(WIDE, OUT, bias), nn.Linear(WIDE, RANK, bias=False), nn.Linear(RANK, OUT, bias=False)
-    return LoraPair("layer", nn.Module(), base.to(dtype).requires_grad_(False), a, b, SCALING, dtype)
+    return LoraPair("layer", nn.Module(), base.to(dtype).requires_grad_(False), a, b, SCALING, Siblings(dtype, [a]))
 
 
 def ours(pair: LoraPair, x_BTI: Tensor, weigh_BTO: Tensor) -> list[Tensor]:
@@ -64,11 +66,12 @@ def test_bfloat16_rounds_no_more_than_the_layer_as_peft_writes_it() -> None:
 
 def test_what_a_batch_multiplies_with_is_made_once_and_rounded_once() -> None:
     pair = layer(torch.bfloat16, bias=False)
-    a, scaled_b = pair.operands
+    a, scaled_b = pair.siblings.stacked, pair.scaled_b
     assert torch.equal(a, pair.a.weight.bfloat16())
     assert torch.equal(scaled_b, (pair.b.weight.double() * SCALING).float().bfloat16())
     x, weigh = torch.randn(2, 5, WIDE).bfloat16(), torch.randn(2, 5, OUT).bfloat16()
     with torch.no_grad():
         pair.b.weight.zero_()
     assert torch.equal(ours(pair, x, weigh)[0], ours(pair, x, weigh)[0])
-    assert pair.operands[1] is scaled_b
+    assert pair.siblings.stacked is a
+    assert pair.scaled_b is scaled_b

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from icons.gradients.lora import per_sample_gradients
+from icons.gradients.adapted import per_sample_gradients
 from icons.gradients.memory import GIB, DecoderShape, fewer_tokens, token_bytes, tokens_that_fit
 from icons.models.shape import decoder_shape
 from icons.models.vlm import VisionLanguageModel

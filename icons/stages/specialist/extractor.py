@@ -123,7 +123,7 @@ class Extractor:
         """Loads all that the first batch would: running out of memory here is not the batch's doing."""
         if self._prepared:
             return
-        _ = self.model, [pair.operands for pair in self.pairs], self.transform
+        _ = self.model, [(pair.siblings.stacked, pair.scaled_b) for pair in self.pairs], self.transform
         lora = counted_lora(self.config, self._adapter)
         if lora.layers:  # which the warm-up has not tried
             require_gradients(self.model, self.config.gradients.layers, "use gradients.layers: all")
