@@ -9,6 +9,7 @@ bergson global    the same with one dense projection to `--dim` numbers (only wh
 dattri-llm        `HookManager` over a loop with icons' batches: LoGRA, two-sided too, width x width numbers a matrix
 autograd          one sample at a time, no padding, gradients dropped
 autograd sketch   the same, projected by icons' count sketch
+products          no contestant but a floor: the products and attention of icons' pass, launched again and nothing else
 icons before      icons as it is in another checkout (`--before FOLDER`)
 
 The width is the smallest whose total is `--dim` or more. The model is a Llama with random weights and LoRA on every
@@ -59,6 +60,7 @@ class Kind:
     foreign: bool = False
     options: dict[str, str] = field(default_factory=dict)
     always: bool = True
+    compared: bool = True  # its rows stand for gradients
 
 
 KINDS = {
@@ -66,8 +68,9 @@ KINDS = {
     "bergson": Kind("bergson_rows.py", foreign=True, options={"projection": "per_module"}),
     "bergson global": Kind("bergson_rows.py", foreign=True, options={"projection": "global"}, always=False),
     "dattri-llm": Kind("dattri_rows.py", foreign=True),
-    "autograd": Kind("autograd_rows.py", options={"keep": "nothing"}),
+    "autograd": Kind("autograd_rows.py", options={"keep": "nothing"}, compared=False),
     "autograd sketch": Kind("autograd_rows.py", options={"keep": "sketch"}),
+    "products": Kind("products_rows.py", compared=False),
     BEFORE: Kind("icons_rows.py", always=False),
 }
 EXACT = Kind("autograd_rows.py", options={"keep": "cosines"})
@@ -187,8 +190,9 @@ def race(
     for name, contestant in running.items():
         path = folder / f"{name}.npy"
         first = contestant.turn(path)
-        error = None if name == "autograd" else cosine_error(np.load(path), cosines)  # its rows are norms
-        dim = None if name == "autograd" else first["shape"][1]
+        compared = KINDS[name].compared
+        error = cosine_error(np.load(path), cosines) if compared else None
+        dim = first["shape"][1] if compared else None
         contestants[name] = {"dim": dim, "cosine_rmse": error, "first_cpu_s": first["cpu_s"], "cpu_s": [], "wall_s": []}
     for turn in range(rounds):
         for name in sorted(running, reverse=turn % 2 == 1):
