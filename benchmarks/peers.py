@@ -9,7 +9,7 @@ bergson global    the same with one dense projection to `--dim` numbers (only wh
 dattri-llm        `HookManager` over a loop with icons' batches: LoGRA, two-sided too, width x width numbers a matrix
 autograd          one sample at a time, no padding, gradients dropped
 autograd sketch   the same, projected by icons' count sketch
-products          no contestant but a floor: the products and attention of icons' pass, launched again and nothing else
+products          no contestant: the products and attention of icons' pass, launched again with nothing between them
 icons before      icons as it is in another checkout (`--before FOLDER`)
 
 The width is the smallest whose total is `--dim` or more. The model is a Llama with random weights and LoRA on every
@@ -61,6 +61,7 @@ class Kind:
     options: dict[str, str] = field(default_factory=dict)
     always: bool = True
     compared: bool = True  # its rows stand for gradients
+    holds: bool = True  # its memory is that of making them
 
 
 KINDS = {
@@ -70,7 +71,7 @@ KINDS = {
     "dattri-llm": Kind("dattri_rows.py", foreign=True),
     "autograd": Kind("autograd_rows.py", options={"keep": "nothing"}, compared=False),
     "autograd sketch": Kind("autograd_rows.py", options={"keep": "sketch"}),
-    "products": Kind("products_rows.py", compared=False),
+    "products": Kind("products_rows.py", compared=False, holds=False),
     BEFORE: Kind("icons_rows.py", always=False),
 }
 EXACT = Kind("autograd_rows.py", options={"keep": "cosines"})
@@ -199,7 +200,7 @@ def race(
             took = running[name].turn()
             for key in ("cpu_s", "wall_s"):
                 contestants[name][key].append(took[key])
-            contestants[name]["peak_bytes"] = took["peak_bytes"]
+            contestants[name]["peak_bytes"] = took["peak_bytes"] if KINDS[name].holds else None
     for contestant in running.values():
         contestant.end()
     return contestants, versions
@@ -221,9 +222,10 @@ def show(contestants: dict[str, Any]) -> None:
     for name, one in contestants.items():
         ratio = f"{one['icons_times_as_fast']:.2f} x" if "icons_times_as_fast" in one else ""
         error = f"{one['cosine_rmse']:.4f}" if one["cosine_rmse"] is not None else ""
+        peak = f"{one['peak_bytes'] / 2**20:.0f}" if one["peak_bytes"] is not None else ""
         typer.echo(
             f"{name:<16}{one['samples_per_cpu_s']:>14.2f}{one['samples_per_s']:>11.2f}{ratio:>10}"
-            f"{one['peak_bytes'] / 2**20:>10.0f}{one['dim'] or '':>7}{error:>9}"
+            f"{peak:>10}{one['dim'] or '':>7}{error:>9}"
         )
 
 

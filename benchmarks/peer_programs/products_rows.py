@@ -1,7 +1,7 @@
 """What icons multiplies, and nothing else: the products and attention of one pass over all samples, launched again.
 
-A pass of icons is watched once. Its products are then made anew on random operands of the same shapes and strides, one
-operand of a kind for all of them: whatever makes the same gradients has at least this to do.
+A pass of icons is watched once. Its products, those of padding too, are then made anew on operands of the same shapes
+and strides, one for all operands of a shape at the same place: icons would be this fast if nothing lay between them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from served import Rows, serve
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "attention")
 
@@ -32,16 +32,18 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(product in func.overloadpacket.__name__ for product in PRODUCTS):
-            args, again = tree_map_only(Tensor, self.operand, (args, kwargs or {})), (args, kwargs or {})
-            self.calls.append(partial(func, *args[0], **args[1]))
-            args, kwargs = again
+            values, form = tree_flatten((args, kwargs or {}))
+            words, named = tree_unflatten([self.operand(value, at) for at, value in enumerate(values)], form)
+            self.calls.append(partial(func, *words, **named))
         return func(*args, **kwargs or {})
 
-    def operand(self, tensor: Tensor) -> Tensor:
-        key = tensor.shape, tensor.stride(), tensor.dtype
+    def operand(self, value: Any, at: int) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        key = at, value.shape, value.stride(), value.dtype
         if key not in self.operands:
-            fresh = torch.empty_strided(*key[:2], dtype=tensor.dtype)
-            self.operands[key] = fresh.normal_() if tensor.is_floating_point() else fresh.zero_()
+            fresh = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+            self.operands[key] = fresh.normal_() if value.is_floating_point() else fresh.zero_()
         return self.operands[key]
 
 

@@ -18,7 +18,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Open all files, say the plan, and stop.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """All stages in order, from the warm-up to the selection; finished ones are skipped."""
+    """All stages in order, from the warm-up to the selection and its page; finished ones are skipped."""
     if dry_run:
         opened = open_config(config, overrides, write=False)
         from icons.pipeline import run

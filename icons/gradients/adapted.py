@@ -25,7 +25,7 @@ Sink = Callable[[str, Tensor], None]
 
 @contextmanager
 def per_sample_gradients(pairs: list[LoraPair], sink: Sink) -> Iterator[None]:
-    """While open, each backward pass calls `sink` once per LoRA tensor that counts, the last layer first.
+    """While open, each backward pass calls `sink` once per LoRA tensor that counts, the last input's layers first.
 
     The batch is the first axis of every adapted layer's input [B, T, in]. Dropout is not applied. No parameter's
     `.grad` is touched; freeze them all, so that the graph holds nothing else.
@@ -34,15 +34,18 @@ def per_sample_gradients(pairs: list[LoraPair], sink: Sink) -> Iterator[None]:
     groups: dict[int, list[LoraPair]] = {}
     for pair in pairs:
         groups.setdefault(id(pair.siblings), []).append(pair)
+    opened: list[_Layers] = []
     try:
         for group in groups.values():
-            layers = _Layers(group, anchors[group[0].device], sink)
+            opened.append(layers := _Layers(group, anchors[group[0].device], sink))
             for index, pair in enumerate(group):
                 pair.module.forward = layers.forward_of(index)
         yield
     finally:
-        for pair in pairs:
-            del pair.module.forward
+        for layers in opened:
+            layers.forget()
+            for pair in layers.pairs:
+                del pair.module.forward
 
 
 class _Layers:
@@ -52,27 +55,38 @@ class _Layers:
         self.pairs, self.anchor, self.sink = pairs, anchor, sink
         self.stacked = pairs[0].siblings.stacked
         self.rows = [pair.siblings.rows(pair.a) for pair in pairs]
-        self.input: Tensor | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Outputs that nobody has asked for hold their graph, and the graph holds them."""
+        self.made_of: tuple[Tensor, int, bool] | None = None
         self.ready: dict[int, Tensor] = {}
 
     def forward_of(self, index: int) -> Callable[..., Tensor]:
         def forward(x: Tensor, *_: Any, **__: Any) -> Tensor:
-            if self.input is not x or index not in self.ready:
-                self.input, self.ready = x, dict(enumerate(self.outputs(x)))
+            if index not in self.ready or not self.fits(x):
+                self.ready = dict(enumerate(self.outputs(x, self.pairs[index])))
+                self.made_of = x, x._version, torch.is_grad_enabled()
             y = self.ready.pop(index)
             if not self.ready:
-                self.input = None
+                self.made_of = None
             return y
 
         return forward
 
-    def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
-        first = self.pairs[0]
+    def fits(self, x: Tensor) -> bool:
+        """Whether what is ready was made of this input, as it is now, in the same mode."""
+        if self.made_of is None:
+            return False
+        input_, version, grad = self.made_of
+        return input_ is x and version == x._version and grad == torch.is_grad_enabled()
+
+    def outputs(self, x: Tensor, asked: LoraPair) -> tuple[Tensor, ...]:
         if x.dim() != 3:
-            raise ValueError(f"{first.name}: expected an input [batch, tokens, features], got {tuple(x.shape)}")
-        if not first.counts and torch.is_grad_enabled() and x.requires_grad:
-            raise ValueError(f"{first.name} does not count and yet runs behind layers that do; let all layers count")
-        if not first.counts or not torch.is_grad_enabled():
+            raise ValueError(f"{asked.name}: expected an input [batch, tokens, features], got {tuple(x.shape)}")
+        if not asked.counts and torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(f"{asked.name} does not count and yet runs behind layers that do; let all layers count")
+        if not asked.counts or not torch.is_grad_enabled():
             return self.products(x)[1]
         apply: Callable[..., tuple[Tensor, ...]] = _Adapted.apply
         return apply(x, self.anchor, self)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from icons.gradients.layers import ALL
 from icons.gradients.lora import lora_pairs
+from icons.gradients.operands import GRAD_DTYPES
 from icons.gradients.per_sample import IGNORE, ForwardPass
 from icons.gradients.projection import make_projector
 from icons.gradients.quantized import is_quantized
@@ -50,7 +51,8 @@ def projected(
     """The LoRA gradient of each sample's own mean token loss, projected to `dim` numbers.
 
     `model` is a PEFT model of a text-only `AutoModelForCausalLM` with one active LoRA adapter on linear layers; it is
-    run in eval mode, without dropout, and left as it was. Gradients are made in its base model's dtype.
+    run in eval mode, without dropout, and left as it was. Gradients are made in its base model's dtype, which is
+    float32, bfloat16 or float16.
 
     `batch` has `input_ids` [B, T], `labels` [B, T] (as Hugging Face has them: those of the same positions, -100 where
     nothing is to be predicted) and, if there is padding, `attention_mask` [B, T], on any device. Padding may be on
@@ -71,6 +73,8 @@ def projected(
         if is_quantized(module):
             raise ValueError(f"{name}: weights in 8 or 4 bits are for a run alone (model.quantization)")
     pairs, projector = lora_pairs(model, layers), make_projector(projection, dim, seed)
+    if strange := [pair for pair in pairs if pair.dtype not in GRAD_DTYPES]:
+        raise ValueError(f"{strange[0].name} is in {strange[0].dtype}; load the model in float32, bfloat16 or float16")
     _check(batch)
     device = pairs[0].a.weight.device
     labels_BT = _predicted(batch)

@@ -48,7 +48,8 @@ class Siblings:
     @cached_property
     def stacked(self) -> Tensor:
         """All A's in `dtype`, one above the other [sum of r, in]; made once, from the weights as they are then."""
-        return torch.cat([each.weight.detach() for each in self.a]).to(self.dtype)
+        weights = [each.weight.detach().to(self.dtype) for each in self.a]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
 
     def rows(self, a: nn.Linear) -> slice:
         """Where one of them lies in `stacked`."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import weakref
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -55,7 +58,7 @@ def results(pairs: list[LoraPair], inputs: list[Tensor], used: tuple[int, ...] =
 def same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(got[name], tensor, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got[name], tensor, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("used", [(0, 1, 2), (1,), (0, 2)])
@@ -70,6 +73,55 @@ def test_another_input_than_the_siblings_is_taken_as_it_is() -> None:
     x, other = torch.randn(3, 7, WIDE), torch.randn(3, 5, WIDE)
     for inputs in ([other, x, x], [x, other, x], [x, x, other]):
         same(results(layers(together=True), inputs), results(layers(together=False), inputs))
+
+
+def test_an_input_changed_between_siblings_is_another_input() -> None:
+    """In place, or from a pass without a graph to one with it."""
+    x = torch.randn(3, 7, WIDE)
+    changed = 1.5 * x
+    with per_sample_gradients(pairs := layers(together=True), {}.__setitem__), torch.no_grad():
+        pairs[0].module.forward(x)
+        got = pairs[1].module.forward(x.mul_(1.5))
+        with torch.enable_grad():
+            again = pairs[2].module.forward(x)
+    assert not got.requires_grad
+    assert again.requires_grad
+    expected = results(layers(together=False), [changed] * 3)
+    torch.testing.assert_close(got, expected["output1"])
+    torch.testing.assert_close(again.detach(), expected["output2"])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_outputs_that_nobody_asks_for_are_not_kept(fails: bool) -> None:
+    """Nor the graph that made them, which would hold itself; without Python looking for such rings."""
+    x = torch.randn(3, 7, WIDE).requires_grad_()
+    inside = weakref.ref(x)
+    gc.disable()
+    try:
+        with suppress(MemoryError), per_sample_gradients(pairs := layers(together=True), {}.__setitem__):
+            pairs[0].module.forward(x)
+            del x
+            assert inside() is not None
+            if fails:
+                raise MemoryError
+        assert inside() is None
+    finally:
+        gc.enable()
+
+
+def test_a_layer_of_another_shape_of_input_is_named() -> None:
+    with per_sample_gradients(pairs := layers(together=True), {}.__setitem__):
+        pairs[0].module.forward(torch.randn(3, 7, WIDE))
+        with pytest.raises(ValueError, match=r"layer2: expected an input \[batch, tokens, features\], got \(7, 48\)"):
+            pairs[2].module.forward(torch.randn(7, WIDE))
+
+
+def test_what_cannot_be_opened_says_why_and_leaves_the_layers_as_they_were() -> None:
+    pairs = [*layers(together=False), *layers(together=True)]
+    pairs[-1].siblings.a[1] = nn.Linear(1, 1)  # of no width that fits
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"), per_sample_gradients(pairs, {}.__setitem__):
+        pass
+    assert all("forward" not in vars(pair.module) for pair in pairs)
 
 
 def test_in_bfloat16_the_inputs_gradient_is_nearer_to_float64s() -> None:
