@@ -18,7 +18,8 @@ from icons.progress import say, say_json
 from icons.selection.consensus import budget
 from icons.stages.generalist.select import open_scores, select, with_selection
 from icons.stages.training.evaluate import Candidate, Results, answer, evaluation_tasks, in_brackets
-from icons.stages.training.fit import Job, train
+from icons.stages.training.fit import train
+from icons.stages.training.job import Job
 from icons.store.checkpoints import our_checkpoints
 from icons.store.files import read_sealed, write_sealed
 from icons.store.fingerprint import digest

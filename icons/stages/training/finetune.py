@@ -12,7 +12,8 @@ from icons.config import Config
 from icons.data.records import Records
 from icons.errors import UserError
 from icons.progress import say
-from icons.stages.training.fit import Job, train
+from icons.stages.training.fit import train
+from icons.stages.training.job import Job
 from icons.store.files import read_json, write_json
 from icons.store.fingerprint import Fingerprint, digest, file_digest
 from icons.store.indices import read_indices

@@ -12,7 +12,8 @@ from icons.errors import UserError
 from icons.gradients.layers import ALL
 from icons.progress import say
 from icons.stages.specialist.fingerprints import require_counted
-from icons.stages.training.fit import Job, train
+from icons.stages.training.fit import train
+from icons.stages.training.job import Job
 from icons.store.layout import RunFolder
 from icons.training.processes import Processes
 
