@@ -132,9 +132,10 @@ class _Adapted(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x_BTI, h_BTR = ctx.saved_tensors
         layers: _Layers = ctx.layers
-        u_BTR = torch.zeros_like(h_BTR) if None in grads else torch.empty_like(h_BTR)
+        unused = any(d_BTO is None for d_BTO in grads)  # nothing that counts was made of such a layer's output
+        u_BTR = torch.zeros_like(h_BTR) if unused else torch.empty_like(h_BTR)
         for pair, rows, d_BTO in zip(layers.pairs, layers.rows, grads, strict=True):
-            if d_BTO is None:  # nothing that counts was made of this layer's output
+            if d_BTO is None:
                 continue
             torch.mm(_flat(d_BTO), pair.scaled_b, out=_flat(u_BTR)[:, rows])
             (name_a, _), (name_b, b) = pair.tensors
