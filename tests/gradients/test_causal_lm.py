@@ -151,3 +151,9 @@ def test_a_batch_that_cannot_be_used_is_named(change: dict[str, Any], words: str
 def test_a_model_without_lora_is_refused() -> None:
     with pytest.raises(ValueError, match="the model has no LoRA layers"):
         icons.projected(MODELS["llama"](), padded("right"))
+
+
+def test_a_model_in_float64_is_refused_before_the_pass() -> None:
+    model = peft_model("llama").double()
+    with pytest.raises(ValueError, match=r"q_proj is in torch.float64; load the model in float32, bfloat16 or float16"):
+        icons.projected(model, padded("right"), dim=64)

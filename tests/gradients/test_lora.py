@@ -75,3 +75,8 @@ def test_what_a_batch_multiplies_with_is_made_once_and_rounded_once() -> None:
     assert torch.equal(ours(pair, x, weigh)[0], ours(pair, x, weigh)[0])
     assert pair.siblings.stacked is a
     assert pair.scaled_b is scaled_b
+
+
+def test_what_is_multiplied_is_copied_only_to_change_it() -> None:
+    pair = layer(torch.float32, bias=False)
+    assert pair.siblings.stacked.data_ptr() == pair.a.weight.data_ptr()
