@@ -168,7 +168,7 @@ def on_device(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
-    """Command, date, hardware and versions."""
+    """Command, date, hardware and versions; of a path from the root the command keeps the last name alone."""
     hardware = {"cpu": _cpu_name(), "cores": len(_affinity()), "torch_threads": torch.get_num_threads()}
     hardware["load_average"] = round(os.getloadavg()[0], 2)
     if device.type == "cuda":
@@ -176,7 +176,7 @@ def circumstances(device: torch.device) -> dict[str, Any]:
     own = {"python": platform.python_version(), "icons": __version__}
     packages = ("torch", "transformers", "peft")
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *(Path(word).name if word.startswith("/") else word for word in sys.argv)]),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "hardware": hardware,
         "versions": own | {name: _version(name) for name in packages},

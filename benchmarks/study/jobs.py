@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import time
@@ -36,7 +37,8 @@ from study.settings import SETTINGS, Size
 class Arm:
     """What is trained on: by `method` so many percent (None: everything), with exact influence, with InfoBatch.
 
-    `group` is the part of the study it belongs to; `draw` tells random draws apart.
+    `group` is the part of the study it belongs to; `draw` tells random draws apart; `steps` cuts the training after as
+    many steps as so many percent of the data take.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Arm:
     exact: bool = False
     infobatch: bool = False
     draw: int = 0
+    steps: int = 100
 
     @property
     def file(self) -> str:
@@ -65,8 +68,9 @@ ARMS = (
     *(Arm(method, method, 20, "methods") for method in ("spice", "loss", "grad-norm")),
     Arm("vote, exact influence", "vote", 20, "methods", exact=True),
     Arm("everything, InfoBatch", group="methods", infobatch=True),
+    Arm("everything, the steps of 20%", group="steps", steps=20),
 )
-GROUPS = ("core", "sizes", "methods")
+GROUPS = ("core", "sizes", "methods", "steps")
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def train(study: Study, seed: int, arm: Arm) -> None:
         finetune(config, choose(config, None, indices, arm.method is None, None), arm.file)
         trained = folder.finetune(arm.file)
         content = _asked(config, Candidate(arm.file, trained / "final", folder.evaluation(arm.file)))
-        content |= _about(config, indices) | {"sample_passes": _passes(trained, study.size.epochs)}
+        content |= _about(config, indices) | {"sample_passes": _passes(trained, config)}
         for path in trained.glob("checkpoint-*"):
             shutil.rmtree(path)
     write_json(target, content | {"seconds": round(time.monotonic() - begin, 1)})
@@ -168,6 +172,9 @@ def config_of(study: Study, seed: int, arm: Arm) -> Config:
     if arm.exact:  # from the same warm-up
         raw["model"]["adapter"] = "run/warmup/final"
         raw["gradients"]["projection"] = "none"
+    if arm.steps < 100:
+        a_pass = math.ceil(size.train * arm.steps / 100 / setting.keys["batch_size"])
+        raw["finetune"]["max_steps"] = size.epochs * a_pass
     if arm.infobatch:
         raw["training"] = {"pruning": "infobatch"}
     path = folder / f"{arm.file}.yaml"
@@ -213,9 +220,11 @@ def _about(config: Config, indices: Path | None) -> dict[str, Any]:
     }
 
 
-def _passes(trained: Path, epochs: int) -> dict[str, int]:
-    manifest = read_json(trained / "manifest.json")
-    full = manifest["records"] * epochs
+def _passes(trained: Path, config: Config) -> dict[str, int]:
+    manifest, settings = read_json(trained / "manifest.json"), config.finetune
+    full = min(
+        manifest["records"] * settings.epochs, manifest["steps"] * settings.batch_size * settings.gradient_accumulation
+    )
     return manifest.get("sample_passes") or {"done": full, "full": full, "saved": 0}
 
 

@@ -1,6 +1,6 @@
 """Does selection help? Trains one model on everything and on parts chosen by every method, and tests it.
 
-    python benchmarks/study --folder DIR [--setting pictures|text] [--size full|quick] [--arms core,sizes,methods]
+    python benchmarks/study --folder DIR [--setting pictures|text] [--size full|quick] [--arms core,sizes,methods,steps]
                             [--workers 2] [--json FILE] [--plot FILE]
 
 The data have redundant, irrelevant and wrong-answer parts, and six target tasks with test sets of their own (data.py).

@@ -49,7 +49,7 @@ def test_a_wrong_answer_is_of_the_same_kind(tmp_path: Path) -> None:
 def run_study(folder: Path, *options: str) -> dict[str, Any]:
     numbers = folder.parent / "numbers.json"
     ran(
-        ROOT / "benchmarks" / "study", "--folder", folder, "--size", "tiny", "--arms", "core", "--workers", 1,
+        ROOT / "benchmarks" / "study", "--folder", folder, "--size", "tiny", "--arms", "core,steps", "--workers", 1,
         "--json", numbers, "--plot", folder / "plot.png", *options,
     )  # fmt: skip
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -62,10 +62,12 @@ def test_the_study_of_pictures_in_its_smallest_form(tmp_path: Path) -> None:
     arms = numbers["results"]["arms"]
     assert arms.keys() == {
         "start, untrained", "everything", "random", "random, second draw", "vote", "proportional", "coverage",
+        "everything, the steps of 20%",
     }  # fmt: skip
     assert sum(arms["proportional"]["selected"].values()) == 12
     assert arms["everything"]["sample_passes"] == {"done": 60, "full": 60, "saved": 0}
-    assert "--size tiny --arms core" in numbers["command"]
+    assert arms["everything, the steps of 20%"]["sample_passes"] == {"done": 32, "full": 32, "saved": 0}
+    assert "--size tiny --arms core,steps" in numbers["command"]
 
 
 def test_the_study_in_words_takes_the_model_that_is_there(tmp_path: Path) -> None:
